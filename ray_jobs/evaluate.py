@@ -1,0 +1,226 @@
+"""Stage `evaluate`: predictions and the tuned model in; `scores`, `summary.json`, `probe.json` and the figures out.
+
+Composition only: the metrics are in `xrec/evaluation`. It runs in one process, on batches.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, where pyright cannot see them)
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from xrec.config import EvaluateConfig, ExplainCompute, ExplainConfig
+from xrec.embeddings import Embeddings
+from xrec.evaluation import scoring, summary
+from xrec.evaluation.bert_score import BertScorer
+from xrec.evaluation.feature_matching import FeatureMatcher
+from xrec.evaluation.likelihood import Likelihood, reference_likelihood
+from xrec.evaluation.probe import probe_words
+from xrec.explainer.explain import Explainer
+from xrec.tables import SIGNALS
+from xrec.workspace import Workspace
+
+
+@dataclass
+class _Job:
+    """What the parts of the stage share."""
+
+    workspace: Workspace
+    config: EvaluateConfig
+    explain: ExplainConfig
+    progress: Progress
+    device: str
+
+    def advance(self, description: str, total: int):
+        """A progress bar; returns the function that moves it."""
+        task = self.progress.add_task(description, total=total)
+
+        def move(rows: int) -> None:
+            self.progress.advance(task, rows)
+
+        return move
+
+
+def run(workspace: Workspace, config: EvaluateConfig, *, force: bool = False, dry_run: bool = False) -> str:
+    """Evaluate the predictions of `explain`; returns the summary line.
+
+    Raises:
+        WorkspaceError: an earlier stage has not finished, or the folder holds another evaluation.
+        ValueError: a model cannot be loaded, or nothing was predicted.
+    """
+    if dry_run:
+        return f"evaluate: would score the predictions in {workspace}/explain and write to {workspace}/evaluate"
+    stage = workspace.stage("evaluate", config.identity(), inputs=_inputs(workspace), force=force)
+    if stage.done:
+        return f"evaluate: already finished ({_headline(workspace.read_json('evaluate', 'metrics.json'))})"
+    settings = workspace.manifest("explain")["fingerprint"]["config"]
+    known = {name: value for name, value in settings.items() if name in ExplainConfig.model_fields}
+    explain = ExplainConfig.model_validate(known | {"compute": ExplainCompute(batch_size=config.batch_size)})
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=_hidden()) as bars:
+        job = _Job(workspace, config, explain, bars, _device(config.compute.device))
+        scores, found = _evaluate(job)
+        found["probe"] = _probe(job) if config.probe else None
+    stage.write_table("scores", scores)
+    stage.write_json("summary.json", found)
+    if found["probe"]:
+        stage.write_json("probe.json", found["probe"])
+    figures = summary.flat_metrics(found)
+    stage.finish(figures)
+    return f"evaluate: {_headline(figures)} -> {workspace}/evaluate/summary.json"
+
+
+def _evaluate(job: _Job) -> tuple[pa.Table, dict]:
+    predictions = job.workspace.read_table("explain", "predictions")
+    explanations = _explanations(job.workspace)
+    joined = scoring.join_references(predictions, explanations)
+    if not len(joined):
+        raise ValueError(
+            f"{job.workspace}/explain: none of the {len(predictions)} predictions succeeded; read the column `error`, "
+            "mend the cause, and repeat `xrec explain --force`"
+        )
+    matcher = _matcher(explanations)
+    scorer = None
+    if len(joined) > joined["reference"].null_count:
+        scorer = BertScorer(
+            job.config.bert_score_model, job.config.bert_score_layers, job.device, job.config.batch_size
+        )
+    scores, empty = scoring.score_predictions(joined, scorer, matcher, job.advance("scores", len(joined)))
+    resamples, seed = job.config.bootstrap, job.config.seed
+    found: dict = {
+        "split": job.explain.split,
+        "counts": _counts(predictions, joined, empty),
+        "resamples": resamples,
+        "bert_score": {"model": job.config.bert_score_model, "layers": scorer.layers} if scorer else None,
+        "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined), resamples, seed),
+        "feature": None,
+        "likelihood": None,
+    }
+    if matcher is not None and joined["feature"].null_count < len(joined):
+        found["feature"] = summary.feature_summary(joined, matcher.vocabulary)
+    pairs, likelihood = _likelihood(job, explanations)
+    if likelihood is not None:
+        scores = scoring.add_likelihood(scores, pairs, likelihood)
+        found["likelihood"] = summary.likelihood_summary(likelihood, resamples, seed)
+    return scores, found
+
+
+def _likelihood(job: _Job, explanations: pa.Table | None) -> tuple[list[tuple[int, int]], Likelihood | None]:
+    """Score the split's references under every signal."""
+    if explanations is None:
+        return [], None
+    wanted = pc.and_(pc.equal(explanations["split"], job.explain.split), pc.equal(explanations["status"], "ok"))
+    rows = explanations.filter(wanted).sort_by([("user", "ascending"), ("item", "ascending")])
+    limit = job.config.likelihood_rows
+    if limit is not None and limit < len(rows):
+        chosen = np.random.default_rng(job.config.seed).choice(len(rows), limit, replace=False)
+        rows = rows.take(pa.array(np.sort(chosen)))
+    if not len(rows):
+        return [], None
+    pairs = list(zip(rows["user"].to_pylist(), rows["item"].to_pylist(), strict=True))
+    explainer = Explainer.from_workspace(job.workspace, job.explain, device=job.device)
+    move = job.advance("likelihood", len(rows) * len(SIGNALS))
+    return pairs, reference_likelihood(
+        explainer, pairs, rows["explanation"].to_pylist(), SIGNALS, batch_size=8 * job.config.batch_size, progress=move
+    )
+
+
+def _probe(job: _Job) -> dict[str, list[dict]]:
+    """Linear probes of both sides' embeddings for the words of the trained nodes' texts."""
+    with job.workspace.local("embed", "embeddings.safetensors") as path:
+        embeddings = Embeddings.load(path)
+    interactions = job.workspace.read_table("preprocess", "interactions")
+    trained = interactions.filter(pc.equal(interactions["split"], "train"))
+    vectors = {"item": embeddings.item_mean(), "user": embeddings.user_mean()}
+    move = job.advance("probes", len(vectors))
+    found = {}
+    for side, nodes in vectors.items():
+        known = set(pc.unique(trained[side]).to_pylist())
+        texts = {node: text for node, text in _texts(job.workspace, side).items() if node in known}
+        probes = probe_words(nodes.numpy(), texts, job.config.probe_words, seed=job.config.seed)
+        found[side] = [asdict(probe) for probe in probes]
+        move(1)
+    return found
+
+
+def _texts(workspace: Workspace, side: str) -> dict[int, str]:
+    """Node -> its profile, for items behind the title; titles alone where the data has no item profiles."""
+    titles = {}
+    if side == "item":
+        index = workspace.read_table("preprocess", "items_index")
+        titles = dict(zip(index["item"].to_pylist(), index["title"].to_pylist(), strict=True))
+    table = f"{side}_profiles"
+    if not workspace.has_table(workspace.text_stage(table), table):
+        return titles
+    rows = workspace.read_text_table(table)
+    rows = rows.filter(pc.equal(rows["status"], "ok"))
+    profiles = zip(rows[side].to_pylist(), rows["profile"].to_pylist(), strict=True)
+    return {node: f"{titles.get(node, '')} {profile}" for node, profile in profiles}
+
+
+def _explanations(workspace: Workspace) -> pa.Table | None:
+    if not workspace.has_table(workspace.text_stage("explanations"), "explanations"):
+        return None
+    return workspace.read_text_table("explanations")
+
+
+def _matcher(explanations: pa.Table | None) -> FeatureMatcher | None:
+    """Finds the features of the explanations table; None where it has none."""
+    if explanations is None:
+        return None
+    vocabulary = [f for f in pc.unique(explanations["feature"]).to_pylist() if f and f.strip()]
+    return FeatureMatcher(vocabulary) if vocabulary else None
+
+
+def _counts(predictions: pa.Table, joined: pa.Table, empty: int) -> dict[str, dict[str, int]]:
+    """By signal: predictions that succeeded, that failed, and that have no reference; empties over all signals."""
+    counts = {}
+    for signal in pc.unique(predictions["signal"]).to_pylist():
+        ok = joined.filter(pc.equal(joined["signal"], signal))
+        total = pc.sum(pc.equal(predictions["signal"], signal)).as_py()
+        counts[signal] = {"ok": len(ok), "failed": total - len(ok), "without_reference": ok["reference"].null_count}
+    counts.setdefault("true", {"ok": 0, "failed": 0, "without_reference": 0})["empty"] = empty
+    return counts
+
+
+def _inputs(workspace: Workspace) -> list[str]:
+    """The stages that the evaluation rests on; those that only some runs have are named by the ones they fed."""
+    own_backbone = "backbone" in workspace.manifest("tune")["fingerprint"]["inputs"]
+    profiled = any(workspace.has_table("profile", t) for t in ("explanations", "item_profiles", "user_profiles"))
+    return ["preprocess", "embed", "tune", "explain", *["backbone"] * own_backbone, *["profile"] * profiled]
+
+
+def _headline(figures: dict[str, float]) -> str:
+    """The main figures in words, whatever the split."""
+    named = {name.partition("/")[2]: value for name, value in figures.items()}
+    parts = [f"{int(named.get('predictions', 0)):,} predictions"]
+    if named.get("failed"):
+        parts.append(f"{int(named['failed']):,} failed")
+    if "feature/accuracy" in named:
+        parts.append(f"feature accuracy {named['feature/accuracy']:.1%} (chance {named['feature/chance']:.1%})")
+    if "bert_score_f1" in named:
+        parts.append(f"BERTScore F1 {named['bert_score_f1']:.3f}")
+    if "nll_difference" in named:
+        low, high = named["nll_difference/low"], named["nll_difference/high"]
+        parts.append(f"shuffling costs {named['nll_difference']:.4f} nats a token [{low:.4f}, {high:.4f}]")
+    return ", ".join(parts)
+
+
+def _device(name: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _hidden() -> bool:
+    return not sys.stderr.isatty()
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+
+    main("evaluate", run)

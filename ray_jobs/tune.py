@@ -1,0 +1,268 @@
+"""The stage `tune`: the adapter's training on Ray Train workers with DeepSpeed, resumable at any number of workers.
+
+What is learned, and in which order, is `xrec.explainer.tuning`'s business; how tensors are sharded is
+`deepspeed_engine.py`'s. Here is where it runs, how wide, and where its state is kept.
+"""
+
+import copy
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from transformers import AutoTokenizer
+
+from ray_jobs.runtime import start_ray
+from ray_jobs.tune_progress import show_progress
+from xrec.config import ConfigError, TuneCompute, TuneConfig
+from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, phases_of
+from xrec.explainer.tuning_data import TuningData, backbone_folder, load_tuning_data
+from xrec.workspace import Workspace, WorkspaceError, hash_files
+
+CHECKPOINTS, TENSORBOARD, ADAPTER = "checkpoints", "tensorboard", "adapter"
+_KEPT_CHECKPOINTS = 2
+
+
+def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_run: bool = False) -> str:
+    """Tune an adapter on the workspace's training pairs and write `tune/adapter/`.
+
+    An interrupted run, whether a worker or this process was killed, goes on from its last checkpoint.
+
+    Args:
+        workspace: with `preprocess` and `embed` finished, and `backbone` where the config names none.
+        config: the stage's settings.
+        force: discard what is there and start anew.
+        dry_run: say what would be done; write nothing.
+
+    Returns:
+        One line that says what was written where.
+
+    Raises:
+        WorkspaceError: an input stage has not finished, the workspace is out of the workers' reach, or a worker
+            failed more often than `compute.max_failures` allows.
+        ConfigError: the cluster can never hold the workers asked for.
+        ValueError: the backbone cannot be loaded.
+    """
+    target, compute = workspace.path("tune", ADAPTER), config.compute
+    workers = f"{compute.workers} worker{'s' * (compute.workers > 1)}, ZeRO-{compute.zero_stage}"
+    if dry_run:
+        data, steps = _plan(workspace, config)
+        return (
+            f"tune: would train {config.adapter.experts} experts a side on {len(data.train):,} rows "
+            f"({steps:,} steps of {config.batch_size}, {workers}) -> {target}"
+        )
+    _refuse_unreachable(workspace)
+    inputs, external = _inputs(workspace, config)
+    stage = workspace.stage("tune", config.identity(), inputs, external, force)
+    if stage.done:
+        return f"tune: already finished ({target})"
+    _, steps = _plan(workspace, config)
+    start_ray()
+    with show_progress(workspace, steps):
+        metrics = _fit(workspace, config, use_gpu(compute))
+    stage.finish(metrics, exclude=(f"{CHECKPOINTS}/", f"{TENSORBOARD}/"))
+    losses = (
+        f", val nll {metrics[LOSS]:.4f} per token (shuffled {metrics[SHUFFLED_LOSS]:.4f})" if LOSS in metrics else ""
+    )
+    return f"tune: {metrics['train/rows']:,} rows, {metrics['steps']:,} steps, {workers}{losses} -> {target}"
+
+
+def use_gpu(compute: TuneCompute) -> bool:
+    """Whether workers get a GPU each, after checking that the cluster can hold the workers at all.
+
+    Raises:
+        ConfigError: it never can, not even after it has scaled up.
+    """
+    available = _cluster_limit()
+    gpus = available.get("GPU", 0.0)
+    if compute.gpu is True and gpus < compute.workers:
+        raise ConfigError(
+            f"tune.compute.gpu = true needs {compute.workers} GPUs (one a worker), and the cluster has {gpus:g}; "
+            "lower tune.compute.workers, or set tune.compute.gpu to auto or false"
+        )
+    needed, found = compute.workers * compute.cpus_per_worker, available.get("CPU", 0.0)
+    if needed > found + 1e-6:
+        raise ConfigError(
+            f"tune.compute: {compute.workers} workers of {compute.cpus_per_worker:g} CPUs need {needed:g}, and the "
+            f"cluster has {found:g}; lower tune.compute.workers, or tune.compute.cpus_per_worker (a fraction will do)"
+        )
+    return compute.gpu is not False and gpus >= compute.workers
+
+
+def _cluster_limit() -> dict[str, float]:
+    # An autoscaling cluster may grow to its configured limit, which Ray tells through this module alone.
+    from ray._private.state import state
+
+    now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
+
+
+def _refuse_unreachable(workspace: Workspace) -> None:
+    if not workspace.is_local and workspace.uri.startswith("memory:"):
+        raise WorkspaceError(
+            f"workspace {workspace.uri}: `tune` runs in processes of its own, which cannot see this process's memory; "
+            "use a folder or an object store (s3://…), or call xrec.explainer.tune in this process"
+        )
+
+
+def _inputs(workspace: Workspace, config: TuneConfig) -> tuple[list[str], dict[str, str]]:
+    inputs = ["preprocess", "embed"]
+    if any(workspace.text_stage(t) == "profile" for t in ("explanations", "item_profiles", "user_profiles")):
+        inputs.append("profile")
+    if config.backbone is None:
+        return [*inputs, "backbone"], {}
+    return inputs, {"backbone": hash_files(config.backbone)} if os.path.isdir(config.backbone) else {}
+
+
+def _plan(workspace: Workspace, config: TuneConfig) -> tuple[TuningData, int]:
+    """Read the rows once here, so that what is wrong with them is said before any worker starts."""
+    for stage in ("preprocess", "embed", *(() if config.backbone else ("backbone",))):
+        workspace.manifest(stage)
+    with backbone_folder(workspace, config) as path:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        except OSError as error:
+            raise ConfigError(
+                f"tune.backbone = {config.backbone!r} cannot be loaded ({error}); give a Hugging Face name that this "
+                "machine can reach, or a folder"
+            ) from error
+    data = load_tuning_data(workspace, config, tokenizer)
+    return data, sum(phase.steps for phase in phases_of(data, config))
+
+
+def _fit(workspace: Workspace, config: TuneConfig, gpu: bool) -> dict[str, Any]:
+    compute = config.compute
+    highest = compute.max_workers or compute.workers
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"workspace": workspace.uri, "config": config.model_dump(mode="json"), "gpu": gpu},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=compute.workers if highest == compute.workers else (compute.workers, highest),
+            use_gpu=gpu,
+            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+        ),
+        run_config=RunConfig(
+            # The same name and path on every run: that is how Ray Train finds the checkpoints of an interrupted one.
+            name=CHECKPOINTS,
+            storage_path=workspace.path("tune"),
+            storage_filesystem=None if workspace.is_local else _arrow_filesystem(workspace),
+            failure_config=FailureConfig(max_failures=compute.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
+        ),
+    )
+    try:
+        figures: Any = trainer.fit().return_value
+    except WorkerGroupError as error:
+        rank, cause = min(error.worker_failures.items(), key=lambda failure: failure[0])
+        raise WorkspaceError(
+            f"workspace {workspace.uri}: tuning failed on worker {rank}: {str(cause).strip().splitlines()[-1]}; "
+            "run `xrec tune` again to resume from the last checkpoint"
+        ) from error
+    except TrainingFailedError as error:
+        raise WorkspaceError(f"workspace {workspace.uri}: tuning failed: {error}; run `xrec tune` again") from error
+    return figures
+
+
+def _arrow_filesystem(workspace: Workspace) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(workspace.fs))
+
+
+def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs; rank 0 writes the log and the adapter, and returns the stage's figures.
+
+    Args:
+        settings: `workspace` (URI), `config` (of the stage, as JSON values), `gpu` (whether each worker has one).
+    """
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if not settings["gpu"]:
+        # Must be set before anything imports DeepSpeed.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import torch
+    from ray.train.torch import get_device
+
+    from ray_jobs import deepspeed_engine
+    from xrec.explainer.tuning import Tuner, assemble, dtype_of, final_metrics, finish_adapter
+    from xrec.explainer.tuning_engine import Progress
+
+    workspace, config = Workspace(settings["workspace"]), TuneConfig.model_validate(settings["config"])
+    if not settings["gpu"]:
+        torch.set_num_threads(config.compute.threads or _threads_per_worker())
+    device = get_device()
+    dtype = dtype_of(config, device)
+    deepspeed_engine.start_processes(settings["gpu"])
+    with backbone_folder(workspace, config) as path:
+        backbone, tokenizer = deepspeed_engine.load_frozen_backbone(path, config, dtype, device)
+        model, data = assemble(workspace, config, path, backbone, tokenizer)
+    adapter = copy.deepcopy(model.adapter)
+    state, progress = _last_checkpoint() or (None, Progress())
+    engine = deepspeed_engine.DeepSpeedEngine(model, config, dtype, state)
+
+    def save(progress: Progress) -> None:
+        _report(engine.state(), progress, adapter.spec, engine.rank == 0)
+
+    with _logger(workspace, progress.step, engine.rank == 0) as log:
+        progress = Tuner(engine, data, config, config.compute.micro_batch, log, save).run(progress)
+    state = engine.state()
+    if engine.rank == 0:
+        with tempfile.TemporaryDirectory() as folder:
+            finish_adapter(adapter, state, progress).save_pretrained(folder)
+            workspace.upload(folder, "tune", ADAPTER)
+    return final_metrics(progress, data)
+
+
+def _threads_per_worker() -> int:
+    return max(1, len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size())
+
+
+def _last_checkpoint() -> tuple[Any, Any] | None:
+    from xrec.explainer.tuning_engine import load_checkpoint
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return load_checkpoint(folder)[:2]
+
+
+def _report(state: Any, progress: Any, spec: Any, first: bool) -> None:
+    """Hand a checkpoint to Ray Train; a barrier for all workers."""
+    from xrec.explainer.tuning_engine import save_checkpoint
+
+    figures = {"step": progress.step, "best_loss": progress.best_loss}
+    name = f"step_{progress.step:08d}"
+    with tempfile.TemporaryDirectory() as folder:
+        if first:
+            save_checkpoint(folder, state, progress, spec)
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if first else None
+        ray.train.report(figures, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+@contextmanager
+def _logger(workspace: Workspace, step: int, first: bool) -> Iterator[Any]:
+    """The function that rank 0 logs with: JSON lines and TensorBoard, without lines that a resumed run logs again."""
+    from xrec.metric_logging import MetricLogger
+
+    if not first:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        events = workspace.path("tune", TENSORBOARD) if workspace.is_local else folder
+        with MetricLogger(workspace, "tune", tensorboard=events, keep_below=step + 1) as logger:
+            yield lambda number, figures: logger.log(number, **figures)
+        if not workspace.is_local:
+            workspace.upload(folder, "tune", TENSORBOARD)
+
+
+if __name__ == "__main__":
+    from ray_jobs.job import main
+    from ray_jobs.tune import run as importable_run  # workers import this module by its name, not as __main__
+
+    main("tune", importable_run)

@@ -1,0 +1,88 @@
+"""A workspace small enough to tune in a second: random embeddings, made-up texts, a tiny random LLaMA."""
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from xrec import tables
+from xrec.config import TuneConfig
+from xrec.embeddings import Embeddings
+from xrec.explainer.backbone import train_tokenizer
+from xrec.workspace import Workspace
+
+WORDS = ["warm", "bread", "fresh", "coffee", "quiet", "garden", "spicy", "noodles", "old", "jazz", "bright", "tea"]
+USERS, ITEMS, DIM = 14, 10, 8
+_PROVENANCE = {"model": "test", "prompt_hash": "test", "tokens_in": 0, "tokens_out": 0, "status": "ok", "error": None}
+
+
+def sentence(generator: np.random.Generator, low: int = 3, high: int = 12) -> str:
+    return " ".join(generator.choice(WORDS, generator.integers(low, high)))
+
+
+def make_workspace(folder, rows: int = 60, zero_shot_users: int = 2, tied: bool = False) -> Workspace:
+    """Stages preprocess, embed and backbone, finished; `rows` explained pairs, of which about 1 in 6 is validation."""
+    workspace, generator = Workspace(folder), np.random.default_rng(0)
+    stage = workspace.stage("preprocess", {})
+    users = [{"user": u, "user_id": f"u{u}", "zero_shot": u >= USERS - zero_shot_users} for u in range(USERS)]
+    items = [{"item": i, "item_id": f"i{i}", "title": f"place {i}", "zero_shot": False} for i in range(ITEMS)]
+    known = [(u, i) for u in range(USERS - zero_shot_users) for i in range(ITEMS)]
+    pairs = [known[k] for k in generator.permutation(len(known))[:rows]]
+    split = ["val" if k % 6 == 0 else "test" if k % 6 == 1 else "train" for k in range(rows)]
+    explanations = [
+        {"user": u, "item": i, "split": s, "explanation": sentence(generator), "feature": None, **_PROVENANCE}
+        for (u, i), s in zip(pairs, split, strict=True)
+    ]
+    stage.write_table("users", tables.from_rows("users", users))
+    stage.write_table("items_index", tables.from_rows("items_index", items))
+    stage.write_table("explanations", tables.from_rows("explanations", explanations))
+    for side, count in (("user", USERS), ("item", ITEMS)):
+        profiles = [{side: k, "profile": sentence(generator), **_PROVENANCE} for k in range(count)]
+        stage.write_table(f"{side}_profiles", tables.from_rows(f"{side}_profiles", profiles))
+    stage.finish({})
+    torch.manual_seed(0)
+    stage = workspace.stage("embed", {})
+    Embeddings(torch.randn(3, USERS, DIM), torch.randn(3, ITEMS, DIM)).save(
+        f"{workspace.root}/embed/embeddings.safetensors"
+    )
+    stage.finish({})
+    stage = workspace.stage("backbone", {})
+    save_backbone(f"{workspace.root}/backbone/model", tied)
+    stage.finish({})
+    return workspace
+
+
+def save_backbone(folder: str, tied: bool = False) -> None:
+    """A tokenizer trained on the words and a LLaMA with grouped-query attention and random weights."""
+    tokenizer = train_tokenizer(
+        [" ".join(WORDS), "explain why the user would enjoy the item place profile record"], 300
+    )
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def tune_config(**changes) -> TuneConfig:
+    """Settings under which every part of tuning takes part: noise, dropout, warm-up, validation, uneven steps."""
+    settings = {
+        "adapter": {"experts": 3, "dropout": 0.2},
+        "prompt": {"max_profile_tokens": 40},
+        "epochs": 4,
+        "warmup_epochs": 1,
+        "batch_size": 7,
+        "learning_rate": 1e-2,
+        "validate_every": 5,
+        "max_length": 160,
+        "seed": 5,
+    }
+    return TuneConfig.model_validate(settings | changes)

@@ -1,0 +1,159 @@
+"""The report: complete, self-contained, safe against hostile texts, and honest about what is absent."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from ray_jobs import preprocess, report, sample
+from xrec.config import PreprocessConfig, ReportConfig, SampleConfig
+from xrec.evaluation import report_content
+from xrec.evaluation.report import render_report
+from xrec.tables import from_rows
+from xrec.workspace import Workspace, WorkspaceError
+
+HOSTILE = "</p><script>alert('x')</script><img src=http://evil.example/a onerror=alert(1)>{{ 7*7 }} \"quoted\" & more"
+_VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, ids, links and visible text, and checks that elements are nested properly."""
+
+    def __init__(self, source: str):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.ids, self.links, self.text, self.open = [], [], [], [], []
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[a] for a in ("href", "src") if a in values]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def source(evaluated):
+    return render_report(evaluated, ReportConfig(title="A <run>", examples=5))
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_is_self_contained(source, page):
+    assert set(page.tags) & {"script", "link", "iframe", "img"} == set()
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"https?:|@import|url\((?!#)", source)
+
+
+def test_every_link_leads_somewhere_and_ids_are_unique(page):
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_has_every_section_with_its_figures(page):
+    text = " ".join(" ".join(page.text).split())
+    for section in ("metrics", "causal", "likelihood", "probes", "examples", "training", "stages"):
+        assert section in page.ids
+    assert "A <run>" in text
+    for words in ("60 users", "40 items", "no explained test pair is an edge of the training graph", "Chance level"):
+        assert words in re.sub(r"\s+", " ", text)
+    assert "90.0 %" in text and "Recall@20" in text
+    assert page.tags.count("article") == 5
+    assert page.tags.count("svg") >= 9
+
+
+def test_shows_the_settings_and_versions(page):
+    text = " ".join(page.text)
+    assert "interactions_per_user: 8" in text
+    assert "torch 2" in text
+
+
+def test_examples_show_reference_prediction_and_shuffled_prediction(evaluated):
+    found = report_content.examples(evaluated, 3)
+    assert len(found) == 3
+    for example in found:
+        assert [p["signal"] for p in example.predictions][:1] == ["true"]
+        assert example.feature in example.reference
+        assert example.user_id.startswith("user-")
+        assert example.user_profile and example.item_profile
+    assert report_content.examples(evaluated, 0) == []
+
+
+def test_hostile_texts_stay_text(tmp_path, explained):
+    """Every text of the data ends up as characters on the page, whatever it holds."""
+    workspace = Workspace(tmp_path / "hostile")
+    stage = workspace.stage("preprocess", {"note": HOSTILE})
+    stage.write_table("users", from_rows("users", [{"user": 0, "user_id": HOSTILE, "zero_shot": False}]))
+    item = {"item": 0, "item_id": "i", "title": HOSTILE, "zero_shot": False}
+    stage.write_table("items_index", from_rows("items_index", [item]))
+    provenance = {"model": "m", "prompt_hash": "p", "tokens_in": 0, "tokens_out": 0, "status": "ok"}
+    for side in ("user", "item"):
+        rows = [{side: 0, "profile": HOSTILE, **provenance}]
+        stage.write_table(f"{side}_profiles", from_rows(f"{side}_profiles", rows))
+    rows = [{"user": 0, "item": 0, "split": "test", "explanation": HOSTILE, "feature": HOSTILE, **provenance}]
+    stage.write_table("explanations", from_rows("explanations", rows))
+    stage.finish({})
+    row = explained.read_table("explain", "predictions").slice(0, 1).to_pylist()[0]
+    stage = workspace.stage("explain", {}, inputs=["preprocess"])
+    rows = [row | {"user": 0, "item": 0, "signal": "true", "explanation": HOSTILE}]
+    stage.write_table("predictions", from_rows("predictions", rows))
+    stage.finish({})
+    source = render_report(workspace, ReportConfig(title=HOSTILE))
+    page = Page(source)
+    assert set(page.tags) & {"script", "img"} == set()
+    # user id, title (twice), item title, feature, two profiles, reference, prediction
+    assert sum(text.count(HOSTILE) for text in page.text) >= 8
+    assert html.escape("<script>") in source and "<script" not in source
+
+
+def test_absent_stages_are_named_with_their_command(tmp_path):
+    workspace = Workspace(tmp_path / "young")
+    with pytest.raises(WorkspaceError, match="no stage has finished"):
+        render_report(workspace, ReportConfig())
+    sample.run(workspace, SampleConfig(users=30, items=20, interactions_per_user=5, features=4))
+    text = " ".join(Page(render_report(workspace, ReportConfig())).text)
+    for stage in ("preprocess", "embed", "tune", "explain", "evaluate"):
+        assert f"come with `xrec {stage}`" in text
+    preprocess.run(workspace, PreprocessConfig())
+    text = " ".join(Page(render_report(workspace, ReportConfig())).text)
+    assert "come with `xrec preprocess`" not in text
+
+
+def test_a_leaking_split_is_called_out():
+    sentence = report_content._leak_sentence
+    leaky = {"leak/explained_test_pairs_in_train_graph": 81, "explanations/test": 100}
+    assert sentence(leaky).startswith("Leak: 81 of 100 explained test pairs")
+    assert sentence({"leak/explained_test_pairs_in_train_graph": 0}).startswith("Leak check: no explained")
+    assert sentence({}) == ""
+
+
+def test_stage_writes_once_and_refuses_a_change(tmp_path, evaluated):
+    workspace = Workspace(tmp_path / "copy")
+    sample.run(workspace, SampleConfig(users=30, items=20, interactions_per_user=5, features=4))
+    assert "would show data" in report.run(workspace, ReportConfig(), dry_run=True)
+    assert not workspace.exists("report")
+    assert "report.html" in report.run(workspace, ReportConfig())
+    first = workspace.read_bytes("report", "report.html")
+    assert "already finished" in report.run(workspace, ReportConfig())
+    preprocess.run(workspace, PreprocessConfig())
+    with pytest.raises(WorkspaceError, match="--force"):
+        report.run(workspace, ReportConfig())
+    report.run(workspace, ReportConfig(), force=True)
+    assert workspace.read_bytes("report", "report.html") != first

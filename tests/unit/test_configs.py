@@ -1,0 +1,44 @@
+"""Every settings file that ships loads, and says what its name says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xrec.config import SECTIONS, load_config, to_yaml
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+def test_the_settings_that_are_promised_are_there():
+    assert {f.stem for f in FILES} >= {"demo", "yelp", "amazon", "google", "paper"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_loads_and_survives_a_round_trip(path, tmp_path):
+    config = load_config(path)
+    assert config.stages()[0] in ("sample", "import")
+    assert config.stages()[1:] == [s for s in SECTIONS if s in config.stages()[1:]]
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(to_yaml(config))
+    assert load_config(resolved) == config
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_section_is_unknown(path):
+    assert set(yaml.safe_load(path.read_text())) <= {*SECTIONS, "workspace"}
+
+
+def test_the_paper_settings_are_the_papers():
+    config = load_config(FOLDER / "paper.yaml")
+    assert config.embed is not None and config.tune is not None and config.explain is not None
+    assert (config.embed.dim, config.embed.batch_size, config.embed.patience) == (64, 1024, 10)
+    assert (config.tune.adapter.experts, config.tune.adapter.dropout) == (8, 0.2)
+    assert config.tune.backbone == "meta-llama/Llama-2-7b-chat-hf"
+    assert config.explain.max_words == 50
+
+
+def test_a_bare_off_is_the_signal_of_that_name():
+    config = load_config(None, ["explain.controls=[shuffled, off]"])
+    assert config.explain is not None and config.explain.controls == ("shuffled", "off")

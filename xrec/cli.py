@@ -1,0 +1,281 @@
+"""The command line: `xrec <verb>`. Thin: every verb hands its settings to the module of that stage in `ray_jobs`.
+
+Exit code 0 means done, 1 a failure whose last line on stderr says what and what to do, 2 wrong usage.
+"""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xrec import __version__
+
+if TYPE_CHECKING:
+    from xrec.config import RunConfig
+    from xrec.workspace import Workspace
+
+_EXAMPLES_SHOWN = 4
+
+app = typer.Typer(
+    help="Explanations for recommendations: a graph neural network joined to a frozen language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+WorkspaceOption = Annotated[
+    str | None, typer.Option("--workspace", "-w", help="The run's folder or URI; default: the config's.")
+]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="YAML file of settings; default: all defaults.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; may be repeated."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Discard what is there and build it anew.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+
+
+def main() -> None:
+    """The console script `xrec`."""
+    from ray_jobs.job import errors_for_users
+
+    with errors_for_users():
+        app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xrec {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it and exit.")] = (
+        False
+    ),
+) -> None:
+    pass
+
+
+def _stage(
+    stage: str,
+    workspace: str | None,
+    config: str | None,
+    overrides: list[str] | None,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    from ray_jobs.job import run_stage, stage_function
+
+    typer.echo(run_stage(stage, stage_function(stage), workspace, config, overrides, force, dry_run))
+
+
+@app.command(epilog="Example: xrec sample --workspace runs/demo --users 600 --items 300 --seed 0")
+def sample(
+    workspace: WorkspaceOption = None,
+    users: Annotated[int | None, typer.Option(help="Number of users.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items.")] = None,
+    interactions_per_user: Annotated[int | None, typer.Option(help="Items that each user has reviewed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same world.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Make a synthetic world with known truth: reviews, items, profiles, explanations."""
+    given = {"users": users, "items": items, "interactions_per_user": interactions_per_user, "seed": seed}
+    flags = [f"sample.{name}={value}" for name, value in given.items() if value is not None]
+    _stage("sample", workspace, config, [*(overrides or []), *flags], force, dry_run)
+
+
+@app.command("import", epilog="Example: xrec import data/xrec-release/yelp --workspace runs/yelp")
+def import_release(
+    release_dir: Annotated[str, typer.Argument(help="The folder with total*.csv or para_dict.pickle, and *.pkl.")],
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Import a published XRec data folder."""
+    # JSON text is YAML, so a path with any character survives.
+    path = f"import.path={json.dumps(release_dir, ensure_ascii=False)}"
+    _stage("import", workspace, config, [*(overrides or []), path], force, dry_run)
+
+
+@app.command(epilog="Example: xrec preprocess --workspace runs/demo --set preprocess.k_core=5")
+def preprocess(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Filter reviews, give contiguous ids, and make the one split."""
+    _stage("preprocess", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Example: xrec embed --workspace runs/demo --set embed.layers=3")
+def embed(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train LightGCN and write the embeddings of users and items."""
+    _stage("embed", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Example: xrec backbone --workspace runs/demo --set backbone.hidden=192")
+def backbone(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Build the embedded tiny LLaMA on the workspace's own training texts."""
+    _stage("backbone", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Example: xrec tune --workspace runs/demo --set tune.compute.workers=2")
+def tune(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Tune the adapter against the frozen backbone, on Ray Train with DeepSpeed."""
+    _stage("tune", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Examples: xrec explain --workspace runs/demo; xrec explain -w runs/demo --user u12 --item i7")
+def explain(
+    workspace: WorkspaceOption = None,
+    user: Annotated[str | None, typer.Option(help="Explain one pair, on the screen: the user's id.")] = None,
+    item: Annotated[str | None, typer.Option(help="Explain one pair, on the screen: the item's id.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Explain pairs of users and items in a batch, on Ray Data; or one pair, given by its ids."""
+    if (user is None) != (item is None):
+        raise typer.BadParameter("a pair needs both --user and --item")
+    if user is None or item is None:
+        _stage("explain", workspace, config, overrides, force, dry_run)
+    else:
+        _explain_one(workspace, config, overrides, user, item)
+
+
+@app.command(epilog="Example: xrec evaluate --workspace runs/demo")
+def evaluate(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Score the explanations, check that the embeddings cause them, and probe what the embeddings know."""
+    _stage("evaluate", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Example: xrec report --workspace runs/demo")
+def report(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write report.html: tables, curves and examples on one self-contained page."""
+    _stage("report", workspace, config, overrides, force, dry_run)
+
+
+@app.command(epilog="Example: xrec run configs/demo.yaml --workspace runs/demo")
+def run(
+    config: Annotated[str, typer.Argument(help="YAML file; the stages whose sections it has are run.")],
+    workspace: WorkspaceOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Run every stage that a config names, in order, skipping what is done."""
+    from ray_jobs.job import open_workspace, run_stages
+    from xrec.config import ConfigError, load_config
+
+    settings = load_config(config, overrides)
+    if not settings.stages():
+        raise ConfigError(f"{config} names no stage; give it sections such as `sample:` and `preprocess:`")
+    opened = open_workspace(workspace, settings)
+    for seconds, summary in run_stages(opened, settings, force, dry_run):
+        typer.echo(f"[{seconds:7.1f} s] {summary}")
+    if not dry_run:
+        _show_results(opened, settings)
+
+
+def _show_results(workspace: "Workspace", settings: "RunConfig") -> None:
+    """A few explanations, and where the report is."""
+    if settings.explain is not None:
+        _show_examples(workspace, settings.explain.split)
+    if settings.report is not None:
+        typer.echo(f"report: {workspace}/report/report.html")
+
+
+def _show_examples(workspace: "Workspace", split: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    titles = workspace.read_table("preprocess", "items_index", columns=["item", "title"]).to_pylist()
+    title = {row["item"]: row["title"] for row in titles}
+    reference: dict[tuple[int, int], str] = {}
+    if workspace.has_table(workspace.text_stage("explanations"), "explanations"):
+        rows = workspace.read_text_table("explanations").to_pylist()
+        reference = {(row["user"], row["item"]): row["explanation"] for row in rows if row["split"] == split}
+    table = Table(title="A few explanations", show_lines=True)
+    for heading in ("Item", "Explanation", "Reference"):
+        table.add_column(heading, ratio=1 if heading == "Item" else 3)
+    for row in _first_explanations(workspace):
+        table.add_row(title[row["item"]], row["explanation"], reference.get((row["user"], row["item"]), ""))
+    Console().print(table)
+
+
+def _first_explanations(workspace: "Workspace") -> list[dict]:
+    """The explanations of the first few users that have one."""
+    rows = workspace.read_table("explain", "predictions").to_pylist()
+    good = [row for row in rows if row["signal"] == "true" and row["status"] == "ok"]
+    by_user = {row["user"]: row for row in sorted(good, key=lambda r: (-r["user"], -r["item"]))}
+    return [by_user[user] for user in sorted(by_user)[:_EXAMPLES_SHOWN]]
+
+
+def _explain_one(
+    workspace: str | None, config: str | None, overrides: list[str] | None, user_id: str, item_id: str
+) -> None:
+    from ray_jobs.job import open_workspace
+    from xrec.config import load_config, section_config
+    from xrec.explainer.explain import Explainer
+
+    settings = load_config(config, overrides)
+    opened = open_workspace(workspace, settings)
+    pair = _index(opened, "users", "user", user_id), _index(opened, "items_index", "item", item_id)
+    row = Explainer.from_workspace(opened, section_config("explain", settings)).explain([pair])[0]
+    if row["status"] != "ok":
+        raise ValueError(f"user {user_id!r}, item {item_id!r}: {row['error']}")
+    typer.echo(row["explanation"])
+
+
+def _index(workspace: "Workspace", table: str, column: str, wanted: str) -> int:
+    """The index of a source id."""
+    rows = workspace.read_table("preprocess", table, columns=[column, f"{column}_id"]).to_pylist()
+    for row in rows:
+        if row[f"{column}_id"] == wanted:
+            return row[column]
+    example = f", such as {rows[0][f'{column}_id']!r}" if rows else ""
+    raise ValueError(f"--{column} {wanted!r} is not in {workspace}; use an id of preprocess/{table}{example}")
+
+
+if __name__ == "__main__":
+    main()

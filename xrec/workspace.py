@@ -1,0 +1,383 @@
+"""A run's folder: where each stage reads and writes, atomically, with a manifest that says from what.
+
+A workspace is a local path or any fsspec URI (`s3://…`, `gs://…`, `memory://…`). Stage `s` owns the folder
+`<workspace>/<s>/`. Its `manifest.json` is written last and means "finished"; `started.json` is written first and
+lets a killed stage resume. What the tables look like is `tables.py`'s business; what a stage computes is its own.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec import tables
+
+MANIFEST, STARTED, METRICS, METRICS_LOG = "manifest.json", "started.json", "metrics.json", "metrics.jsonl"
+_BOOKKEEPING = {MANIFEST, STARTED, METRICS, METRICS_LOG}
+_VERSIONED = ("xrec", "torch", "transformers", "ray", "deepspeed", "torch-geometric", "pyarrow")
+
+
+class WorkspaceError(RuntimeError):
+    """A stage cannot run on this workspace; the message names what differs or is absent, and the remedy."""
+
+
+class Workspace:
+    """The files of one run.
+
+    Args:
+        uri: a local folder (created when first written) or an fsspec URI.
+        storage_options: passed to fsspec (`{"endpoint_url": …}` for an S3-compatible server). Stages that run on
+            other machines rely on the environment (`AWS_ENDPOINT_URL`, credentials) instead.
+    """
+
+    def __init__(self, uri: str | os.PathLike, storage_options: dict | None = None):
+        uri = os.fspath(uri)
+        if not uri.strip():
+            raise ValueError("workspace: the path is empty; name a folder or an fsspec URI such as s3://bucket/run")
+        try:
+            # Workers on other machines write here too: a remembered listing would hide their files.
+            self.fs, root = fsspec.core.url_to_fs(uri, **({"use_listings_cache": False} | (storage_options or {})))
+        except (ValueError, ImportError) as error:
+            raise WorkspaceError(
+                f"workspace {uri!r}: {error}; use a local path or an installed fsspec protocol"
+            ) from error
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.root = root.rstrip("/")
+        self.uri = os.path.abspath(root) if self.is_local else uri.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.uri!r})"
+
+    def __str__(self) -> str:
+        return self.uri
+
+    # Paths ---------------------------------------------------------------------------------------------------------
+
+    def path(self, *parts: str) -> str:
+        """The path of a file inside the workspace, as its filesystem names it."""
+        return "/".join([self.root, *parts])
+
+    def exists(self, *parts: str) -> bool:
+        return self.fs.exists(self.path(*parts))
+
+    def files(self, *parts: str) -> list[str]:
+        """Every file below a folder, relative to it, sorted; temporary files left out."""
+        folder = self.path(*parts)
+        if not self.fs.isdir(folder):
+            return []
+        prefix = self.fs._strip_protocol(folder).rstrip("/") + "/"
+        found = (str(f).removeprefix(prefix) for f in self.fs.find(folder))
+        return sorted(f for f in found if ".tmp-" not in f)
+
+    # Bytes, JSON, tables -------------------------------------------------------------------------------------------
+
+    def read_bytes(self, *parts: str) -> bytes:
+        try:
+            return self.fs.cat_file(self.path(*parts))
+        except FileNotFoundError as error:
+            raise WorkspaceError(f"{self.path(*parts)} does not exist; run the stage {parts[0]!r} first") from error
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Write a file whole or not at all (temporary name, then rename)."""
+        with self._atomic(self.path(*parts)) as temporary, self.fs.open(temporary, "wb") as file:
+            file.write(data)
+
+    def read_json(self, *parts: str) -> Any:
+        return json.loads(self.read_bytes(*parts))
+
+    def write_json(self, value: Any, *parts: str) -> None:
+        self.write_bytes(json.dumps(value, indent=1, sort_keys=True, default=str).encode(), *parts)
+
+    def read_table(self, stage: str, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Table `name` of a stage: `<stage>/<name>.parquet`, or every parquet file in the folder `<stage>/<name>/`.
+
+        Raises:
+            WorkspaceError: the table is not there.
+            TableError: it breaks its schema (checked when all columns are read).
+        """
+        single = f"{name}.parquet"
+        if self.exists(stage, single):
+            paths = [self.path(stage, single)]
+        else:
+            paths = [self.path(stage, name, f) for f in self.files(stage, name) if f.endswith(".parquet")]
+        if not paths:
+            raise WorkspaceError(
+                f"workspace {self.uri}: the stage {stage!r} has no table {name!r}; run `xrec {stage}` first, or check "
+                "that the source of the data has it"
+            )
+        parts = [self._read_parquet(path, columns) for path in paths]
+        table = pa.concat_tables(parts, promote_options="default")
+        return tables.validate(name, table) if columns is None else table
+
+    def write_table(self, table: pa.Table, stage: str, name: str) -> None:
+        """Validate against the schema called `name` and write `<stage>/<name>.parquet` atomically."""
+        table = tables.validate(name, table)
+        with self._atomic(self.path(stage, f"{name}.parquet")) as temporary, self.fs.open(temporary, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+
+    def has_table(self, stage: str, name: str) -> bool:
+        return self.exists(stage, f"{name}.parquet") or bool(self.files(stage, name))
+
+    def text_stage(self, name: str) -> str:
+        """The stage that holds the text table `name`: `profile` when it wrote one, else `preprocess`."""
+        return "profile" if self.has_table("profile", name) else "preprocess"
+
+    def read_text_table(self, name: str) -> pa.Table:
+        """`item_profiles`, `user_profiles` or `explanations`, from whichever stage holds it."""
+        return self.read_table(self.text_stage(name), name)
+
+    def _read_parquet(self, path: str, columns: list[str] | None) -> pa.Table:
+        with self.fs.open(path, "rb") as file:
+            return pq.read_table(file, columns=columns)
+
+    # Folders of files (checkpoints, adapters) ----------------------------------------------------------------------
+
+    def upload(self, local: str | os.PathLike, *parts: str) -> None:
+        """Copy a local file or folder into the workspace; a folder appears whole or not at all where it is local."""
+        source, target = Path(local), self.path(*parts)
+        with self._atomic(target, replace_folder=source.is_dir()) as temporary:
+            if source.is_dir():
+                for file in sorted(p for p in source.rglob("*") if p.is_file()):
+                    destination = f"{temporary}/{file.relative_to(source).as_posix()}"
+                    self.fs.makedirs(destination.rsplit("/", 1)[0], exist_ok=True)
+                    self.fs.put_file(str(file), destination)
+            else:
+                self.fs.put_file(str(source), temporary)
+
+    @contextmanager
+    def local(self, *parts: str) -> Iterator[Path]:
+        """A local copy of a file or folder of the workspace; the thing itself where the workspace is local."""
+        path = self.path(*parts)
+        if not self.fs.exists(path):
+            raise WorkspaceError(f"{path} does not exist; run the stage {parts[0]!r} first")
+        if self.is_local:
+            yield Path(path)
+            return
+        with tempfile.TemporaryDirectory(prefix="xrec-") as folder:
+            target = Path(folder) / parts[-1]
+            if self.fs.isdir(path):
+                for name in self.files(*parts):
+                    (target / name).parent.mkdir(parents=True, exist_ok=True)
+                    self.fs.get_file(f"{path}/{name}", str(target / name))
+            else:
+                self.fs.get_file(path, str(target))
+            yield target
+
+    def remove(self, *parts: str) -> None:
+        path = self.path(*parts)
+        if self.fs.exists(path):
+            self.fs.rm(path, recursive=True)
+            self.fs.invalidate_cache()
+
+    @contextmanager
+    def _atomic(self, target: str, replace_folder: bool = False) -> Iterator[str]:
+        """Yield a temporary name beside `target`; rename it onto `target` if the block succeeds, remove it if not."""
+        self.fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        temporary = f"{target}.tmp-{uuid.uuid4().hex[:12]}"
+        try:
+            yield temporary
+            if replace_folder and self.fs.exists(target):
+                self.fs.rm(target, recursive=True)
+            if self.is_local:
+                os.replace(temporary, target)
+            elif replace_folder:
+                # Object stores have no folders to move. Everything is uploaded by now, and a copy inside the store is
+                # quick; that a stage is finished is said by its manifest alone, which comes last.
+                for file in self.fs.find(temporary):
+                    self.fs.mv(file, target + file.removeprefix(self.fs._strip_protocol(temporary)))
+            else:
+                self.fs.mv(temporary, target)
+        except BaseException:
+            if self.fs.exists(temporary):
+                self.fs.rm(temporary, recursive=True)
+            raise
+        finally:
+            self.fs.invalidate_cache()
+
+    # Stages --------------------------------------------------------------------------------------------------------
+
+    def is_finished(self, stage: str) -> bool:
+        return self.exists(stage, MANIFEST)
+
+    def manifest(self, stage: str) -> dict:
+        """The manifest of a finished stage: config, inputs, outputs with hashes, versions, times."""
+        if not self.is_finished(stage):
+            raise WorkspaceError(
+                f"workspace {self.uri}: the stage {stage!r} has not finished; run `xrec {stage}` first"
+            )
+        return self.read_json(stage, MANIFEST)
+
+    def stage(
+        self,
+        name: str,
+        config: dict,
+        inputs: list[str] | None = None,
+        external: dict[str, str] | None = None,
+        force: bool = False,
+    ) -> "StageRun":
+        """Begin, resume, or recognise as finished the stage `name`.
+
+        Args:
+            name: the stage, which is its folder's name.
+            config: everything that determines the result, JSON-able. A change of it is a mismatch.
+            inputs: the finished stages that this one reads.
+            external: further inputs, name -> content hash (`hash_files`).
+            force: discard what is there instead of refusing a mismatch, and rebuild a finished stage.
+
+        Returns:
+            A `StageRun`; when its `done` is true, the caller returns without work.
+
+        Raises:
+            WorkspaceError: an input is unfinished or was altered, or the folder was built from something else.
+        """
+        fingerprint = {
+            "config": json.loads(json.dumps(config, default=str)),
+            "inputs": {i: self._verified_hash(i) for i in inputs or []} | (external or {}),
+        }
+        if force:
+            self.remove(name)
+        if self.files(name) == [STARTED]:  # it failed before it wrote anything: nothing to resume or to protect
+            self.remove(name)
+        earlier = next((f for f in (MANIFEST, STARTED) if self.exists(name, f)), None)
+        if earlier:
+            differences = describe_differences(self.read_json(name, earlier)["fingerprint"], fingerprint)
+            if differences:
+                state = "finished" if earlier == MANIFEST else "begun"
+                raise WorkspaceError(
+                    f"workspace {self.uri}: the stage {name!r} was {state} with another {'; '.join(differences)}. "
+                    "Pass --force to discard and rebuild it, or use another workspace"
+                )
+        done = earlier == MANIFEST
+        if not done:
+            self.write_json({"fingerprint": fingerprint, "time": time.time()}, name, STARTED)
+        return StageRun(self, name, fingerprint, done)
+
+    def output_hash(self, stage: str) -> str:
+        """The hash over every file that a finished stage wrote."""
+        return self.manifest(stage)["output_hash"]
+
+    def _verified_hash(self, stage: str) -> str:
+        manifest = self.manifest(stage)
+        for file, facts in manifest["outputs"].items():
+            if not self.exists(stage, file):
+                raise WorkspaceError(f"{self.path(stage, file)} is gone; rebuild it with `xrec {stage} --force`")
+            # Reading every byte back from an object store would cost more than most stages: sizes there, hashes here.
+            same = (
+                self._hash(stage, file) == facts["sha256"]
+                if self.is_local
+                else self._size(stage, file) == facts["bytes"]
+            )
+            if not same:
+                raise WorkspaceError(
+                    f"{self.path(stage, file)} was altered after the stage {stage!r} finished; "
+                    f"rebuild it with `xrec {stage} --force`"
+                )
+        return manifest["output_hash"]
+
+    def _hash(self, *parts: str) -> str:
+        with self.fs.open(self.path(*parts), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _size(self, *parts: str) -> int:
+        return self.fs.info(self.path(*parts))["size"]
+
+
+class StageRun:
+    """One stage at work. `finish` makes it finished; leaving without it leaves it resumable.
+
+    Attributes:
+        done: the stage had already finished with the same config and inputs.
+    """
+
+    def __init__(self, workspace: Workspace, name: str, fingerprint: dict, done: bool):
+        self.workspace, self.name, self.fingerprint, self.done = workspace, name, fingerprint, done
+        self.started = time.time()
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        self.workspace.write_table(table, self.name, name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.workspace.write_json(value, self.name, name)
+
+    def upload(self, local: str | os.PathLike, name: str) -> None:
+        self.workspace.upload(local, self.name, name)
+
+    def finish(self, metrics: dict[str, float] | None = None, exclude: tuple[str, ...] = ()) -> dict:
+        """Write `metrics.json` and, last, `manifest.json`; returns the manifest.
+
+        Args:
+            metrics: the final figures, one flat object (`"test/recall@20": 0.113`).
+            exclude: leading folders whose files are working state rather than output (`checkpoints/`).
+        """
+        workspace, name = self.workspace, self.name
+        if metrics is not None:
+            workspace.write_json(metrics, name, METRICS)
+        outputs = {
+            file: {"sha256": workspace._hash(name, file), "bytes": workspace._size(name, file)}
+            for file in workspace.files(name)
+            if file not in _BOOKKEEPING and not file.startswith(exclude)
+        }
+        manifest = {
+            "stage": name,
+            "fingerprint": self.fingerprint,
+            "outputs": outputs,
+            "output_hash": hash_of({f: o["sha256"] for f, o in outputs.items()}),
+            "versions": {"python": platform.python_version()} | _versions(),
+            "started": self.started,
+            "seconds": round(time.time() - self.started, 3),
+        }
+        workspace.write_json(manifest, name, MANIFEST)
+        workspace.remove(name, STARTED)
+        self.done = True
+        return manifest
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_files(folder: str | os.PathLike, pattern: str = "**/*") -> str:
+    """SHA-256 over the names and contents of the files below a local folder: the identity of an external input."""
+    root = Path(folder)
+    digests = {}
+    for path in sorted(p for p in root.glob(pattern) if p.is_file()):
+        with path.open("rb") as file:
+            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_of(digests)
+
+
+def describe_differences(before: Any, now: Any, path: str = "") -> list[str]:
+    """Each leaf in which two JSON values differ, as `config.seed (1, now 2)`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for key in sorted(before.keys() | now.keys())
+            for difference in describe_differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    if before == now:
+        return []
+    shorten = lambda v: f"{v[:12]}…" if isinstance(v, str) and len(v) == 64 else repr(v)  # noqa: E731
+    return [f"{path} ({shorten(before)}, now {shorten(now)})"]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
