@@ -80,10 +80,12 @@ def _read_corpus(workspace: Workspace, config: BackboneConfig) -> _Corpus:
     texts = PairTexts.load(workspace)
     pairs, validation = _choose_pairs(workspace, config)
     nodes = {side: sorted(set(pairs[side].to_pylist())) for side in ("user", "item")}
-    descriptions = [description(side, node, texts) for side in nodes for node in nodes[side]]
+    described = (
+        [description(side, node, texts) for side in nodes for node in nodes[side]] if config.descriptions else []
+    )
     settings = config.prompt
     wording = [settings.system, " user record: item record: item name: user profile: item profile: explanation:"]
-    tokenizer = train_tokenizer(pairs["explanation"].to_pylist() + descriptions + wording, config.vocabulary)
+    tokenizer = train_tokenizer(pairs["explanation"].to_pylist() + described + wording, config.vocabulary)
     builder = PromptBuilder(tokenizer, settings)
     documents, held_out = (
         training_documents(
@@ -91,6 +93,7 @@ def _read_corpus(workspace: Workspace, config: BackboneConfig) -> _Corpus:
             texts,
             builder,
             config.max_length,
+            config.descriptions,
         )
         for t in (pairs, validation)
     )

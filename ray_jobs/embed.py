@@ -57,7 +57,7 @@ def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_r
     with _threads(config.compute.threads):
         result = _train(workspace, splits, config)
         embeddings = fold_in_zero_shot(result.embeddings, splits)
-        metrics = evaluate_splits(embeddings, splits, config.top_k)
+        metrics = evaluate_splits(embeddings, splits, config.top_k, _device(config.compute.device))
     metrics |= {"epochs": len(result.history), "best_epoch": result.best_epoch}
     metrics |= {"seconds_per_epoch": sum(e["seconds"] for e in result.history) / len(result.history)}
     _write(stage, embeddings, result, config)
@@ -70,7 +70,9 @@ def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_r
     )
 
 
-def evaluate_splits(embeddings: Embeddings, splits: InteractionSplits, top_k: tuple[int, ...]) -> dict[str, float]:
+def evaluate_splits(
+    embeddings: Embeddings, splits: InteractionSplits, top_k: tuple[int, ...], device: str = "cpu"
+) -> dict[str, float]:
     """The final ranking figures, averaged over users; a group without test interactions has none.
 
     `val/*` and `test/*`: trained users and items, training positives masked, so that the figures compare with those
@@ -78,7 +80,7 @@ def evaluate_splits(embeddings: Embeddings, splits: InteractionSplits, top_k: tu
     `zero_shot_users/*`: folded-in users, trained items as candidates, their known interactions masked.
     `zero_shot_items/*`: trained users finding folded-in items among all items.
     """
-    user, item = embeddings.user_mean(), embeddings.item_mean()
+    user, item = embeddings.user_mean().to(device), embeddings.item_mean().to(device)
     trained = item[: splits.trained_items]
     test = splits.trained_only(splits.test)
     new_user, new_item = splits.test[0] >= splits.trained_users, splits.test[1] >= splits.trained_items
@@ -94,7 +96,7 @@ def evaluate_splits(embeddings: Embeddings, splits: InteractionSplits, top_k: tu
     metrics = {}
     for name, (candidates, relevant, masked) in groups.items():
         if relevant.shape[1]:
-            ranking = evaluate_ranking(user, candidates, relevant, masked, top_k)
+            ranking = evaluate_ranking(user, candidates, relevant.to(device), masked.to(device), top_k)
             metrics |= {f"{name}/{figure}": value for figure, value in ranking.mean().items()}
             metrics[f"{name}/users"] = len(ranking.users)
     return metrics

@@ -156,6 +156,9 @@ class BackboneConfig(Section):
         description="share of the training explanations it reads; the rest stay unseen for tuning to learn from",
     )
     patience: Count = Field(default=3, description="epochs without a better validation loss before stopping")
+    descriptions: bool = Field(
+        default=True, description="whether it also reads training nodes' titles and profiles, as texts of their own"
+    )
     prompt: PromptConfig = Field(
         default=PromptConfig(), description="the prompts it reads; default: the file's `tune.prompt`"
     )
@@ -217,6 +220,11 @@ class TuneConfig(Section):
     prompt: PromptConfig = PromptConfig()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    rows: Literal["all", "unread"] = Field(
+        default="all",
+        description="`unread`: explain only training pairs that the workspace's own backbone has not read and so "
+        "cannot recite; set backbone.share below 1",
     )
     epochs: Count = 3
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class BertScorer:
         self.name, self.batch_size = model, batch_size
         source = str(embedded_model_folder()) if model == EMBEDDED_MODEL else model
         try:
-            config = AutoConfig.from_pretrained(source)
+            config: Any = AutoConfig.from_pretrained(source)
             self.tokenizer = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise ValueError(
@@ -91,7 +92,7 @@ class BertScorer:
         full = np.array([bool(p.strip() and r.strip()) for p, r in zip(predictions, references, strict=True)], bool)
         rows = np.flatnonzero(full)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
-            chunk = rows[start : start + _ROWS_AT_ONCE].tolist()
+            chunk: list[int] = rows[start : start + _ROWS_AT_ONCE].tolist()
             scores[chunk] = self._score_chunk([predictions[i] for i in chunk], [references[i] for i in chunk])
             if progress is not None:
                 progress(len(chunk))

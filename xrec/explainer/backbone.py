@@ -28,7 +28,8 @@ from xrec.explainer.prompt import Prompt, PromptBuilder
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 RESERVED_TOKEN = "<|reserved_0|>"
-TYPICAL_WORDS = 12
+TYPICAL_WORDS = 8
+WORDS_PLACED = 0.9
 
 
 @dataclass
@@ -102,6 +103,8 @@ def new_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> 
             bos_token_id=tokenizer.bos_token_id,  # pyright: ignore
             eos_token_id=tokenizer.eos_token_id,  # pyright: ignore
             pad_token_id=tokenizer.pad_token_id,  # pyright: ignore
+            # The usual 0.02 suits wide models; in a narrow one attention would stay flat for hundreds of steps.
+            initializer_range=config.hidden**-0.5,
             tie_word_embeddings=True,
             dtype="float32",
         )
@@ -115,10 +118,12 @@ def typical_words(texts: dict[int, list[str]], tokenizer: Any) -> dict[int, list
         texts: each node's training texts.
         tokenizer: words are encoded as they stand inside a sentence.
     """
-    if not texts:
-        return {}
     vectorizer = TfidfVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", sublinear_tf=True)
-    matrix = vectorizer.fit_transform(" ".join(parts) for parts in texts.values()).tocsr()  # pyright: ignore
+    joined = [" ".join(parts) for parts in texts.values()]
+    analyze = vectorizer.build_analyzer()
+    if not any(analyze(text) for text in joined):
+        return {node: [] for node in texts}
+    matrix = vectorizer.fit_transform(joined).tocsr()  # pyright: ignore
     words = vectorizer.get_feature_names_out()
     ids = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
     chosen = {}
@@ -130,7 +135,11 @@ def typical_words(texts: dict[int, list[str]], tokenizer: Any) -> dict[int, list
 
 
 def training_documents(
-    pairs: Sequence[tuple[int, int, str]], texts: PairTexts, builder: PromptBuilder, max_length: int
+    pairs: Sequence[tuple[int, int, str]],
+    texts: PairTexts,
+    builder: PromptBuilder,
+    max_length: int,
+    descriptions: bool = True,
 ) -> list[Document]:
     """Everything the backbone reads: the pairs' prompts and explanations, and their nodes' descriptions.
 
@@ -139,27 +148,29 @@ def training_documents(
         texts: titles and profiles; only those of nodes among `pairs` are read.
         builder: for the backbone's tokenizer and the prompt settings that tuning will use.
         max_length: documents longer than this are left out.
+        descriptions: whether nodes' titles and profiles are documents of their own.
     """
     node_texts: dict[str, dict[int, list[str]]] = {"user": {}, "item": {}}
     for user, item, explanation in pairs:
         node_texts["user"].setdefault(user, []).append(explanation)
         node_texts["item"].setdefault(item, []).append(explanation)
     profiles = {"user": texts.user_profiles, "item": texts.item_profiles}
-    if builder.config.profiles:
+    if descriptions:
         for side, nodes in node_texts.items():
             for node, parts in nodes.items():
                 parts.append(profiles[side].get(node, ""))
     words = {side: typical_words(nodes, builder.tokenizer) for side, nodes in node_texts.items()}
+    own = typical_words({n: [explanation] for n, (*_, explanation) in enumerate(pairs)}, builder.tokenizer)
     documents = [
         Document(
             builder.explain(texts.titles[item], texts.user_profiles.get(user), texts.item_profiles.get(item)),
             builder.target(explanation),
-            words["user"][user],
-            words["item"][item],
+            own[n] + words["user"][user],
+            own[n] + words["item"][item],
         )
-        for user, item, explanation in pairs
+        for n, (user, item, explanation) in enumerate(pairs)
     ]
-    if builder.config.profiles:
+    if descriptions:
         for side, nodes in node_texts.items():
             for node in nodes:
                 text = description(side, node, texts)
@@ -276,7 +287,7 @@ def _loss(
         offset = width - len(document)
         input_ids[row, offset:] = torch.tensor(document.prompt.token_ids + document.target)
         attention[row, offset:] = 1
-        filled = generator.random() < 0.5
+        filled = generator.random() < WORDS_PLACED
         for side in ("user", "item"):
             bag = _draw_words(getattr(document, f"{side}_words"), generator) if filled else []
             bags[side].append(bag)
@@ -291,7 +302,9 @@ def _loss(
     logits = model(
         inputs_embeds=embeddings, attention_mask=attention, position_ids=positions_of(attention), use_cache=False
     ).logits
-    labels = input_ids.masked_fill((attention == 0) | filled_positions, IGNORED)[:, 1:]
+    # The first token of a padded row follows a pad, which says nothing about it.
+    unpredictable = (attention[:, :-1] == 0) | filled_positions[:, 1:]
+    labels = input_ids[:, 1:].masked_fill(unpredictable, IGNORED)
     loss = nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )

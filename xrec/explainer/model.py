@@ -179,7 +179,7 @@ def load_backbone(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         backbone = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=dtype, attn_implementation="sdpa")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"backbone {name_or_path!r} cannot be loaded ({error}); give a Hugging Face name that this machine can "
             "reach, or a folder with config.json, weights and tokenizer"

@@ -52,7 +52,8 @@ def load_tuning_data(workspace: Workspace, config: TuneConfig, tokenizer: Any) -
     texts = PairTexts.load(workspace)
     encoder = RowEncoder(PromptBuilder(tokenizer, config.prompt), config.max_length)
     pairs = {"train": explained_pairs(workspace, "train").to_pylist(), "val": _validation_pairs(workspace)}
-    kinds = {split: [_explanation(encoder, texts, pair) for pair in pairs[split]] for split in pairs}
+    explained = pairs | {"train": _unread(workspace, pairs["train"]) if config.rows == "unread" else pairs["train"]}
+    kinds = {split: [_explanation(encoder, texts, pair) for pair in explained[split]] for split in explained}
     kinds["warmup"] = _descriptions(encoder, texts, pairs["train"]) if config.warmup_epochs else []
     rows = {kind: [row for row in encoded if row is not None] for kind, encoded in kinds.items()}
     if not rows["train"]:
@@ -120,6 +121,19 @@ def new_adapter(
             data.user[_trained(workspace, "users")], data.item[_trained(workspace, "items_index")]
         )
     return adapter
+
+
+def _unread(workspace: Workspace, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs whose explanations the workspace's own backbone was not trained on."""
+    read = workspace.read_table("backbone", "read_pairs").to_pylist()
+    known = {(pair["user"], pair["item"]) for pair in read}
+    unread = [pair for pair in pairs if (pair["user"], pair["item"]) not in known]
+    if not unread:
+        raise WorkspaceError(
+            "tune.rows = 'unread', but the backbone has read every training explanation; "
+            "set backbone.share below 1 and rebuild it, or set tune.rows to 'all'"
+        )
+    return unread
 
 
 def _validation_pairs(workspace: Workspace) -> list[dict[str, Any]]:

@@ -68,14 +68,14 @@ def train_lightgcn(
     Args:
         train: `[2, E]` int64 distinct (user, item) pairs: the graph's edges, and the positives.
         val: `[2, E']` pairs that decide when to stop; they are neither edges nor positives.
-        users, items: N and M; nodes without an interaction in `train` keep their initial embedding.
+        users, items: N and M; users without an interaction in `train` keep their initial embedding.
         dim, layers: D and L.
         batch_size: positives a step, each with one negative drawn anew every epoch.
         learning_rate: Adam's.
         weight_decay: weight of Eq. 10, half the squared norm of the batch's layer-0 embeddings over the batch size.
         patience: evaluations without a better validation Recall@20 before stopping.
         evaluate_every: epochs between evaluations.
-        seed: the same seed gives the same embeddings, bit for bit, on the same machine and number of threads.
+        seed: the same seed gives the same embeddings: on a CPU, with the same number of threads, bit for bit.
         on_epoch: called with each epoch's entry of the history.
         resume: a state from `on_checkpoint` of a run with the same arguments; the result is that of the run
             uninterrupted.
