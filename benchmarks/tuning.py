@@ -6,11 +6,11 @@
                       gradient (so that it, too, passes through every layer), loss on the same target tokens
     plain, all logits the same with the logits of every position, as a model's own `labels=` computes them
 
-Same batches, interleaved, median over the rounds. Tokens are real ones: pads don't count. The ratio is the median of each
-round's own ratio, so that whatever else the machine does falls on both alike. Processor time is the steadier figure
-on a busy machine.
+Same batches, interleaved, median over the rounds. Tokens are real ones: pads don't count. The ratio is the median of
+each round's own ratio, so that whatever else the machine does falls on both alike. Processor time is the steadier
+figure on a busy machine.
 
-    python benchmarks/tuning.py [--hidden 256 --layers 8 --batch-size 16 --rounds 9]
+    python benchmarks/tuning.py [--hidden 256 --layers 6 --batch-size 8 --rounds 9]
     python benchmarks/tuning.py --backbone FOLDER       a backbone by name or folder instead of a random LLaMA
 """
 
@@ -39,7 +39,7 @@ WARM_UP = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", help="Hugging Face name or folder; default: a random LLaMA")
-    for name, default in (("hidden", 256), ("layers", 8), ("vocabulary", 4096), ("batch-size", 16), ("rounds", 9)):
+    for name, default in (("hidden", 256), ("layers", 6), ("vocabulary", 4096), ("batch-size", 8), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()

@@ -4,6 +4,7 @@ It stands apart from `xrec.graph` because a process that serves an LLM must not 
 Shapes: L layers, N users, M items, D embedding width.
 """
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+_HEADER_KEY = "xrec"
 
 
 @dataclass
@@ -50,7 +53,9 @@ class Embeddings:
         """Write a safetensors file; whole or not at all."""
         target = Path(path)
         temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-        save_file({"user": self.user.contiguous(), "item": self.item.contiguous()}, temporary, metadata=self.metadata)
+        # One sorted key, because the header's keys come in random order: equal embeddings must make equal files.
+        header = {_HEADER_KEY: json.dumps(self.metadata, sort_keys=True)}
+        save_file({"user": self.user.contiguous(), "item": self.item.contiguous()}, temporary, metadata=header)
         os.replace(temporary, target)
 
     @classmethod
@@ -65,4 +70,5 @@ class Embeddings:
                 raise ValueError(
                     f"{path}: holds {sorted(file.keys())}, not the tensors 'user' and 'item'; rerun `xrec embed`"
                 )
-            return cls(file.get_tensor("user"), file.get_tensor("item"), dict(file.metadata() or {}))
+            metadata = json.loads((file.metadata() or {}).get(_HEADER_KEY, "{}"))
+            return cls(file.get_tensor("user"), file.get_tensor("item"), metadata)

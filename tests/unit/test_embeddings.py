@@ -61,7 +61,15 @@ def test_refuses_other_files(tmp_path):
 def test_a_failed_save_leaves_the_old_file(embeddings, tmp_path):
     path = tmp_path / "file"
     embeddings.save(path)
-    broken = Embeddings(embeddings.user, embeddings.item, {"layers": 3})  # metadata must be strings
+    broken = Embeddings(embeddings.user, embeddings.item, {"layers": {3}})  # a set is not JSON
     with pytest.raises(TypeError):
         broken.save(path)
     assert Embeddings.load(path).metadata == {"model": "LightGCN"}
+
+
+def test_equal_embeddings_make_equal_files(tmp_path):
+    user, item = torch.randn(2, 3, 4), torch.randn(2, 5, 4)
+    for name in "abcdef":
+        Embeddings(user, item, {key: key for key in "zyxwvutsrq"}).save(tmp_path / name)
+    assert len({(tmp_path / name).read_bytes() for name in "abcdef"}) == 1
+    assert Embeddings.load(tmp_path / "a").metadata["z"] == "z"

@@ -64,7 +64,7 @@ class BertScorer:
                 f"bert_score_model = {model!r} cannot be loaded ({error}); use {EMBEDDED_MODEL!r}, the folder of a "
                 "Hugging Face model, or a name that this machine can fetch"
             ) from error
-        self.layers: int = layers or model2layers.get(model, config.num_hidden_layers)
+        self.layers: int = layers or model2layers.get(model) or config.num_hidden_layers
         if not 1 <= self.layers <= config.num_hidden_layers:
             raise ValueError(
                 f"bert_score_layers = {self.layers}: {model!r} has {config.num_hidden_layers} layers; choose 1 to that"

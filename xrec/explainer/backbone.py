@@ -118,7 +118,13 @@ def typical_words(texts: dict[int, list[str]], tokenizer: Any) -> dict[int, list
         texts: each node's training texts.
         tokenizer: words are encoded as they stand inside a sentence.
     """
-    vectorizer = TfidfVectorizer(stop_words="english", token_pattern=r"(?u)\b[^\W\d_]{3,}\b", sublinear_tf=True)
+    vectorizer = TfidfVectorizer(
+        stop_words="english",
+        token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
+        sublinear_tf=True,
+        # A word that few nodes share can be learned neither by a small model nor from a graph.
+        min_df=min(5, 1 + len(texts) // 100),
+    )
     joined = [" ".join(parts) for parts in texts.values()]
     analyze = vectorizer.build_analyzer()
     if not any(analyze(text) for text in joined):
@@ -150,16 +156,8 @@ def training_documents(
         max_length: documents longer than this are left out.
         descriptions: whether nodes' titles and profiles are documents of their own.
     """
-    node_texts: dict[str, dict[int, list[str]]] = {"user": {}, "item": {}}
-    for user, item, explanation in pairs:
-        node_texts["user"].setdefault(user, []).append(explanation)
-        node_texts["item"].setdefault(item, []).append(explanation)
-    profiles = {"user": texts.user_profiles, "item": texts.item_profiles}
-    if descriptions:
-        for side, nodes in node_texts.items():
-            for node, parts in nodes.items():
-                parts.append(profiles[side].get(node, ""))
-    words = {side: typical_words(nodes, builder.tokenizer) for side, nodes in node_texts.items()}
+    nodes_of_side = node_texts(pairs, texts, descriptions)
+    words = {side: typical_words(nodes, builder.tokenizer) for side, nodes in nodes_of_side.items()}
     own = typical_words({n: [explanation] for n, (*_, explanation) in enumerate(pairs)}, builder.tokenizer)
     documents = [
         Document(
@@ -171,7 +169,7 @@ def training_documents(
         for n, (user, item, explanation) in enumerate(pairs)
     ]
     if descriptions:
-        for side, nodes in node_texts.items():
+        for side, nodes in nodes_of_side.items():
             for node in nodes:
                 text = description(side, node, texts)
                 if text:
@@ -179,6 +177,21 @@ def training_documents(
                     setattr(described, f"{side}_words", words[side][node])
                     documents.append(described)
     return [d for d in documents if len(d) <= max_length]
+
+
+def node_texts(
+    pairs: Sequence[tuple[int, int, str]], texts: PairTexts, profiles: bool
+) -> dict[str, dict[int, list[str]]]:
+    """What training says about each user and item of the pairs: its explanations and, if asked, its description."""
+    found: dict[str, dict[int, list[str]]] = {"user": {}, "item": {}}
+    for user, item, explanation in pairs:
+        found["user"].setdefault(user, []).append(explanation)
+        found["item"].setdefault(item, []).append(explanation)
+    if profiles:
+        for side, nodes in found.items():
+            for node, parts in nodes.items():
+                parts.append(description(side, node, texts))
+    return found
 
 
 def description(side: str, node: int, texts: PairTexts) -> str:
