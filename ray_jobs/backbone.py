@@ -17,6 +17,7 @@ from xrec.explainer.backbone import (
     train_backbone,
     train_tokenizer,
     training_documents,
+    word_lists,
 )
 from xrec.explainer.pairs import PairTexts, explained_pairs
 from xrec.explainer.prompt import PromptBuilder
@@ -51,6 +52,7 @@ def run(workspace: Workspace, config: BackboneConfig, *, force: bool = False, dr
             model,
             corpus.documents,
             corpus.validation,
+            corpus.lists,
             config,
             corpus.tokenizer.pad_token_id,  # pyright: ignore
             lambda epoch, values: logger.log(epoch, **values),
@@ -73,6 +75,7 @@ class _Corpus:
     tokenizer: PreTrainedTokenizerFast
     documents: list[Document]
     validation: list[Document]
+    lists: list[Document]
     pairs: pa.Table
 
 
@@ -87,17 +90,15 @@ def _read_corpus(workspace: Workspace, config: BackboneConfig) -> _Corpus:
     wording = [settings.system, " user record: item record: item name: user profile: item profile: explanation:"]
     tokenizer = train_tokenizer(pairs["explanation"].to_pylist() + described + wording, config.vocabulary)
     builder = PromptBuilder(tokenizer, settings)
-    documents, held_out = (
-        training_documents(
-            list(zip(*(t[c].to_pylist() for c in ("user", "item", "explanation")), strict=True)),
-            texts,
-            builder,
-            config.max_length,
-            config.descriptions,
-        )
-        for t in (pairs, validation)
+    read, held_out = (
+        list(zip(*(table[c].to_pylist() for c in ("user", "item", "explanation")), strict=True))
+        for table in (pairs, validation)
     )
-    return _Corpus(tokenizer, documents, held_out, pairs.select(["user", "item"]))
+    documents, validation_documents = (
+        training_documents(rows, texts, builder, config.max_length, config.descriptions) for rows in (read, held_out)
+    )
+    lists = word_lists(read, texts, builder, config.descriptions)
+    return _Corpus(tokenizer, documents, validation_documents, lists, pairs.select(["user", "item"]))
 
 
 def _choose_pairs(workspace: Workspace, config: BackboneConfig) -> tuple[pa.Table, pa.Table]:

@@ -80,6 +80,15 @@ def _sharding_at_load(settings: dict[str, Any]):
     yield alive
 
 
+def input_embeddings(backbone: Any) -> torch.Tensor:
+    """`[V, H]` on the CPU, gathered from the workers' shards where there are any; every worker must call it."""
+    weight = backbone.get_input_embeddings().weight
+    if not hasattr(weight, "ds_id"):
+        return weight.detach().cpu()
+    with deepspeed.zero.GatheredParameters([weight]):
+        return weight.detach().cpu().clone()
+
+
 class DeepSpeedEngine:
     """One worker of a tuning run: see `TuningEngine` for what each method means.
 

@@ -200,7 +200,8 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     deepspeed_engine.start_processes(settings["gpu"])
     with backbone_folder(workspace, config) as path:
         backbone, tokenizer = deepspeed_engine.load_frozen_backbone(path, config, dtype, device)
-        model, data = assemble(workspace, config, path, backbone, tokenizer)
+        table = deepspeed_engine.input_embeddings(backbone)
+        model, data = assemble(workspace, config, path, backbone, tokenizer, table)
     adapter = copy.deepcopy(model.adapter)
     state, progress = _last_checkpoint() or (None, Progress())
     engine = deepspeed_engine.DeepSpeedEngine(model, config, dtype, state)

@@ -149,7 +149,10 @@ class BackboneConfig(Section):
     vocabulary: Count = Field(default=2048, description="byte-level BPE vocabulary size")
     max_length: Count = Field(default=512, description="longest sequence, in tokens")
     epochs: Count = 6
-    batch_tokens: Count = Field(default=4096, description="tokens a step")
+    reading_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="epochs in which it first learns to read a vector as the words whose mean it is"
+    )
+    batch_tokens: Count = Field(default=2048, description="tokens a step")
     learning_rate: Rate = 3e-3
     share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
@@ -225,6 +228,11 @@ class TuneConfig(Section):
         default="all",
         description="`unread`: explain only training pairs that the workspace's own backbone has not read and so "
         "cannot recite; set backbone.share below 1",
+    )
+    align: Literal["none", "explanations", "profiles"] = Field(
+        default="profiles",
+        description="start the adapter from a regression, on each training node's embedding, of the words of its "
+        "training explanations, or of its title and profile too",
     )
     epochs: Count = 3
     warmup_epochs: Annotated[int, Field(ge=0)] = Field(
@@ -306,7 +314,7 @@ class EvaluateConfig(Section):
         default=True,
         description="report what the embeddings know: linear probes for words of the items' and users' texts",
     )
-    probe_words: Count = Field(default=20, description="words probed, of those most common among the items")
+    probe_words: Count = Field(default=30, description="words probed on each side, the most common ones of the texts")
     batch_size: Count = Field(default=32, description="texts that a model reads at once")
     seed: int = 0
     compute: EvaluateCompute = EvaluateCompute()

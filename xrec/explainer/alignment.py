@@ -1,24 +1,25 @@
 """The adapter's starting point: each embedding put into the words of its node's training texts.
 
-Before any step through the language model, a regression teaches the adapter to send the embedding of a user or item to
-the mean input embedding of the words that set its training texts apart. It costs seconds, and the model starts from
-vectors that it can already read. The warm-up that writes whole titles and profiles, and the tuning after it, are
+Before any step through the language model, a ridge regression sends the embedding of a user or item to the mean input
+embedding of the words that set its training texts apart. It costs seconds, and the model starts from vectors that it
+can already read. The warm-up that writes whole titles and profiles, and the tuning after it, are
 `tuning.py`'s business; which words are typical is decided in `backbone.py`.
 
 Shapes: N nodes, D embedding width, V vocabulary, H hidden size.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from sklearn.linear_model import RidgeCV
 
 from xrec.explainer.adapter import MoEAdapter, XRecAdapter
 from xrec.explainer.backbone import node_texts, typical_words
 from xrec.explainer.pairs import PairTexts
 
-_STEPS, _LEARNING_RATE, _WEIGHT_DECAY, _HELD_OUT = 300, 3e-3, 1e-2, 0.1
+_PENALTIES = tuple(10.0**e for e in range(6))
+_SHIFT = 8.0
 _LEAST_NODES = 20
 
 
@@ -42,11 +43,11 @@ def align_with_words(
         tokenizer: the backbone's.
         table: `[V, H]`, the backbone's input embeddings, on the CPU.
         profiles: whether profiles and titles count among a node's texts, beside its explanations.
-        seed: of the held-out nodes on which the fit stops early.
+        seed: of the experts' shifts.
 
     Returns:
-        `align/<side>/explained`: for each side the share of the variance of held-out nodes' word vectors that the
-        embeddings explain; 0 is no better than the mean. A side with fewer than 20 nodes is left as it is.
+        `align/<side>/explained`: for each side the share of the variance of word vectors that the embeddings explain,
+        each node left out in turn; 0 is no better than the mean. A side with fewer than 20 nodes is left as it is.
     """
     figures = {}
     for side, of_node in node_texts(pairs, texts, profiles).items():
@@ -60,24 +61,24 @@ def align_with_words(
 
 
 def _fit(mixture: MoEAdapter, inputs: torch.Tensor, targets: torch.Tensor, seed: int) -> float:
-    """Least squares by AdamW over all nodes at once, keeping the step that is best on held-out nodes."""
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    held, fitted = order[: max(1, round(_HELD_OUT * len(order)))], order[max(1, round(_HELD_OUT * len(order))) :]
-    scale = targets[fitted].square().mean().sqrt().clamp(min=1e-8)
+    """Make the mixture compute the ridge regression of targets on inputs, with the penalty of least held-out error."""
+    x = ((inputs - mixture.mean) * mixture.scale).double().numpy()
+    y = targets.double().numpy()
+    regression = RidgeCV(alphas=_PENALTIES).fit(x, y)
+    slope, constant = torch.from_numpy(regression.coef_.T), torch.from_numpy(regression.intercept_)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        # Start at the targets' own scale: large models' input embeddings are a hundredth of a hidden state.
-        mixture.expert_weight.mul_(0.1 * scale / 0.5)
-    optimizer = torch.optim.AdamW(mixture.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    best, state = float("inf"), copy.deepcopy(mixture.state_dict())
-    for _ in range(_STEPS):
-        loss = ((mixture(inputs[fitted]) - targets[fitted]) / scale).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        with torch.no_grad():
-            held_loss = float(((mixture(inputs[held]) - targets[held]) / scale).square().mean())
-        if held_loss < best:
-            best, state = held_loss, copy.deepcopy(mixture.state_dict())
-    mixture.load_state_dict(state)
-    spread = float(((targets[held] - targets[fitted].mean(0)) / scale).square().mean())
-    return 1.0 - best / max(spread, 1e-12)
+        mixture.expert_weight.copy_(slope)
+        mixture.expert_shift.zero_()
+        paired = len(mixture.expert_shift) // 2 * 2
+        for expert in range(0, paired, 2):
+            # An expert has no constant term, but W (x - b) with W = slope + v c and v b = -1 has: c + slope (x - b) +
+            # c (v x). In a second expert with -b and -v the unwanted parts have the other sign, and equal gates cancel
+            # them.
+            direction = torch.randn(x.shape[1], generator=generator, dtype=torch.double)
+            shift = direction / direction.norm() * _SHIFT
+            for sign, which in ((1.0, expert), (-1.0, expert + 1)):
+                share = len(mixture.expert_shift) / paired
+                mixture.expert_shift[which] = sign * shift
+                mixture.expert_weight[which] -= torch.outer(sign * shift / _SHIFT**2, constant) * share
+    return float(1.0 + regression.best_score_ / y.var(0).mean())

@@ -30,6 +30,7 @@ SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 RESERVED_TOKEN = "<|reserved_0|>"
 TYPICAL_WORDS = 8
 WORDS_PLACED = 0.9
+WORD_LISTS = 4000
 
 
 @dataclass
@@ -40,12 +41,14 @@ class Document:
         prompt: with the reserved positions.
         target: the token ids that follow, end of sequence included.
         user_words, item_words: token ids of each word that may stand at the reserved positions.
+        exact: all of the words stand there, always; else a few of them, mostly.
     """
 
     prompt: Prompt
     target: list[int]
     user_words: list[list[int]] = field(default_factory=list)
     item_words: list[list[int]] = field(default_factory=list)
+    exact: bool = False
 
     def __len__(self) -> int:
         return len(self.prompt.token_ids) + len(self.target)
@@ -179,6 +182,35 @@ def training_documents(
     return [d for d in documents if len(d) <= max_length]
 
 
+def word_lists(
+    pairs: Sequence[tuple[int, int, str]],
+    texts: PairTexts,
+    builder: PromptBuilder,
+    descriptions: bool = True,
+    count: int = WORD_LISTS,
+) -> list[Document]:
+    """Documents that list the very words whose mean stands at the reserved position.
+
+    Nothing else tells one of them from another, so they teach reading within a hundred steps; explanations alone, of
+    which a word says little, do not.
+
+    Args:
+        pairs, texts, builder, descriptions: as in `training_documents`; lists are drawn from the nodes' typical words.
+        count: how many documents.
+    """
+    generator, documents = np.random.default_rng(0), []
+    of_side = node_texts(pairs, texts, descriptions)
+    for side in ("user", "item"):
+        words = [ids for ids in typical_words(of_side[side], builder.tokenizer).values() if ids]
+        prompt = builder.describe(side)
+        for _ in range(count // 2 if words else 0):
+            drawn = [words[generator.integers(len(words))] for _ in range(int(generator.integers(1, 5)))]
+            listed = [ids[generator.integers(len(ids))] for ids in drawn]
+            target = [*(token for word in listed for token in word), builder.tokenizer.eos_token_id]
+            documents.append(Document(prompt, target, exact=True, **{f"{side}_words": listed}))
+    return documents
+
+
 def node_texts(
     pairs: Sequence[tuple[int, int, str]], texts: PairTexts, profiles: bool
 ) -> dict[str, dict[int, list[str]]]:
@@ -205,6 +237,7 @@ def train_backbone(
     model: LlamaForCausalLM,
     documents: list[Document],
     validation: list[Document],
+    lists: list[Document],
     config: BackboneConfig,
     pad_id: int,
     log: Callable[[int, dict[str, float]], None],
@@ -214,6 +247,7 @@ def train_backbone(
     Args:
         model: from `new_backbone`.
         documents, validation: what to read, and what to stop early on.
+        lists: from `word_lists`; read alone for the first `config.reading_epochs`, and then along with the documents.
         config: epochs, batch size in tokens, learning rate, patience, seed.
         pad_id: of the tokenizer.
         log: called with the epoch and its figures, losses in nats a token.
@@ -230,34 +264,51 @@ def train_backbone(
             f"max_length = {config.max_length}; raise it, or check preprocess.explained_ratios"
         )
     generator = np.random.default_rng(config.seed)
-    steps = config.epochs * sum(1 for _ in _batches(documents, config.batch_tokens, np.random.default_rng(0)))
+    corpora = [lists] * (config.reading_epochs if lists else 0) + [
+        documents + lists[: len(documents) // 4]
+    ] * config.epochs
+    steps = sum(1 for corpus in corpora for _ in _batches(corpus, config.batch_tokens, np.random.default_rng(0)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
     schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
     best, best_state, waited, tokens, epoch = math.inf, {}, 0, 0, 0
-    for epoch in range(1, config.epochs + 1):
-        model.train()
-        total, count = 0.0, 0
-        for batch in _batches(documents, config.batch_tokens, generator):
-            loss, labelled = _loss(model, batch, pad_id, generator)
-            (loss / labelled).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            total, count = total + loss.item(), count + labelled
+    for epoch, corpus in enumerate(corpora, 1):
+        loss, count = _train_epoch(model, corpus, config, pad_id, generator, optimizer, schedule)
         tokens += count
-        figures = {"train/loss": total / count, "val/loss": evaluate_backbone(model, validation, config, pad_id)}
+        figures = {"train/loss": loss, "val/loss": evaluate_backbone(model, validation, config, pad_id)}
         log(epoch, figures)
         if figures["val/loss"] < best:
             best, waited = figures["val/loss"], 0
             best_state = {name: value.clone() for name, value in model.state_dict().items()}
-        else:
+        elif epoch > len(corpora) - config.epochs:
             waited += 1
             if waited >= config.patience:
                 break
     model.load_state_dict(best_state)
     model.eval()
     return {"val/loss": best, "epochs": float(epoch), "tokens": float(tokens)}
+
+
+def _train_epoch(
+    model: LlamaForCausalLM,
+    corpus: list[Document],
+    config: BackboneConfig,
+    pad_id: int,
+    generator: np.random.Generator,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+) -> tuple[float, int]:
+    """One pass; returns the mean loss in nats a token, and the tokens read."""
+    model.train()
+    total, count = 0.0, 0
+    for batch in _batches(corpus, config.batch_tokens, generator):
+        loss, labelled = _loss(model, batch, pad_id, generator)
+        (loss / labelled).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        total, count = total + loss.item(), count + labelled
+    return total / count, count
 
 
 @torch.inference_mode()
@@ -302,7 +353,10 @@ def _loss(
         attention[row, offset:] = 1
         filled = generator.random() < WORDS_PLACED
         for side in ("user", "item"):
-            bag = _draw_words(getattr(document, f"{side}_words"), generator) if filled else []
+            words = getattr(document, f"{side}_words")
+            if not document.exact:
+                words = _draw_words(words, generator) if filled else []
+            bag = [token for word in words for token in word]
             bags[side].append(bag)
             if bag:
                 masks[side][row, [offset + p for p in getattr(document.prompt, f"{side}_positions")]] = True
@@ -324,12 +378,12 @@ def _loss(
     return loss, int((labels != IGNORED).sum())
 
 
-def _draw_words(words: list[list[int]], generator: np.random.Generator) -> list[int]:
-    """The token ids of one to six of the words."""
+def _draw_words(words: list[list[int]], generator: np.random.Generator) -> list[list[int]]:
+    """One to six of the words."""
     if not words:
         return []
     count = min(len(words), int(generator.integers(1, 7)))
-    return [token for index in generator.choice(len(words), count, replace=False) for token in words[index]]
+    return [words[index] for index in generator.choice(len(words), count, replace=False)]
 
 
 def _mean_embedding(table: nn.Module, bags: list[list[int]], pad_id: int) -> torch.Tensor:

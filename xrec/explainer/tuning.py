@@ -21,7 +21,7 @@ from xrec.explainer.batching import Row, collate, micro_batches, plan_epoch, pla
 from xrec.explainer.explain import derangement
 from xrec.explainer.model import XRecModel, backbone_hash, load_backbone, resolve_device
 from xrec.explainer.prompt import PromptBuilder
-from xrec.explainer.tuning_data import TuningData, backbone_folder, load_tuning_data, new_adapter
+from xrec.explainer.tuning_data import TuningData, align_adapter, backbone_folder, load_tuning_data, new_adapter
 from xrec.explainer.tuning_engine import EngineState, Progress, TorchEngine, TuningEngine, load_weights
 from xrec.metric_logging import MetricLogger
 from xrec.workspace import Workspace
@@ -183,7 +183,7 @@ def final_metrics(progress: Progress, data: TuningData) -> dict[str, float]:
         figures |= {LOSS: progress.best_loss, SHUFFLED_LOSS: progress.best_shuffled}
     used = {"train": len(data.train), "val": len(data.validation), "warmup": len(data.warmup)}
     figures |= {f"{kind}/rows": count for kind, count in used.items()}
-    return figures | {f"{kind}/rows_dropped": count for kind, count in data.dropped.items()}
+    return figures | {f"{kind}/rows_dropped": count for kind, count in data.dropped.items()} | data.figures
 
 
 def finish_adapter(adapter: XRecAdapter, state: EngineState, progress: Progress) -> XRecAdapter:
@@ -200,17 +200,26 @@ def dtype_of(config: TuneConfig, device: torch.device) -> torch.dtype:
 
 
 def assemble(
-    workspace: Workspace, config: TuneConfig, path: str, backbone: Any, tokenizer: Any
+    workspace: Workspace,
+    config: TuneConfig,
+    path: str,
+    backbone: Any,
+    tokenizer: Any,
+    table: torch.Tensor | None = None,
 ) -> tuple[XRecModel, TuningData]:
-    """A loaded backbone with an untrained adapter before it, and what to train it on.
+    """A loaded backbone with an adapter before it that is yet to be tuned, and what to train it on.
 
     Args:
         path: the name or folder that the backbone was loaded from.
+        table: `[V, H]`, the backbone's input embeddings, where the backbone itself holds but a shard of them.
     """
     data = load_tuning_data(workspace, config, tokenizer)
     hidden = backbone.config.get_text_config().hidden_size
     prompt_hash = PromptBuilder(tokenizer, config.prompt).hash
     adapter = new_adapter(workspace, config, data, hidden, backbone_hash(path, backbone.config), prompt_hash)
+    if config.align != "none":
+        table = backbone.get_input_embeddings().weight if table is None else table
+        data.figures |= align_adapter(workspace, config, adapter, data, tokenizer, table.detach().float().cpu())
     return XRecModel(backbone, adapter), data
 
 

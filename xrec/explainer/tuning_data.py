@@ -15,6 +15,7 @@ import torch
 from xrec.config import TuneConfig
 from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
+from xrec.explainer.alignment import align_with_words
 from xrec.explainer.batching import Row, RowEncoder
 from xrec.explainer.pairs import PairTexts, explained_pairs
 from xrec.explainer.prompt import PromptBuilder
@@ -31,6 +32,7 @@ class TuningData:
         warmup: rows that put single embeddings into words; only nodes of training rows.
         user, item: `[N, D]`, `[M, D]` float32 embeddings, layers averaged.
         dropped: for each kind of rows, how many did not fit into the longest sequence.
+        figures: of the adapter's alignment.
         pad_id: the id at padded positions.
     """
 
@@ -41,6 +43,7 @@ class TuningData:
     item: torch.Tensor
     pad_id: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 def load_tuning_data(workspace: Workspace, config: TuneConfig, tokenizer: Any) -> TuningData:
@@ -121,6 +124,25 @@ def new_adapter(
             data.user[_trained(workspace, "users")], data.item[_trained(workspace, "items_index")]
         )
     return adapter
+
+
+def align_adapter(
+    workspace: Workspace,
+    config: TuneConfig,
+    adapter: XRecAdapter,
+    data: TuningData,
+    tokenizer: Any,
+    table: torch.Tensor,
+) -> dict[str, float]:
+    """Start an untrained adapter from the words of the training nodes' texts; see `alignment.align_with_words`.
+
+    Args:
+        table: `[V, H]`, the backbone's input embeddings, float32 on the CPU.
+    """
+    pairs = [(p["user"], p["item"], p["explanation"]) for p in explained_pairs(workspace, "train").to_pylist()]
+    embeddings = {"user": data.user, "item": data.item}
+    profiles, texts = config.align == "profiles", PairTexts.load(workspace)
+    return align_with_words(adapter, embeddings, pairs, texts, tokenizer, table, profiles, config.seed)
 
 
 def _unread(workspace: Workspace, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -53,9 +53,7 @@ def test_the_mixture_equals_a_loop_over_experts(top_k):
 def test_training_noise_and_dropout_equal_a_loop():
     adapter, embeddings = random_adapter(), torch.randn(3, 6)
     draws = draw_randomness(7, 11, [4, 0, 9], 4, 6, 0.5).user
-    expected = torch.stack(
-        [by_loops(adapter, embeddings[i], draws.gate_noise[i], draws.keep[i]) for i in range(3)]
-    )
+    expected = torch.stack([by_loops(adapter, embeddings[i], draws.gate_noise[i], draws.keep[i]) for i in range(3)])
     torch.testing.assert_close(adapter(embeddings, draws), expected, atol=1e-4, rtol=1e-4)
 
 

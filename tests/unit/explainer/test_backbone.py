@@ -14,6 +14,7 @@ from xrec.explainer.backbone import (
     train_tokenizer,
     training_documents,
     typical_words,
+    word_lists,
 )
 from xrec.explainer.pairs import PairTexts
 from xrec.explainer.prompt import PromptBuilder
@@ -41,7 +42,7 @@ def test_bad_sizes_are_refused(tokenizer):
     with pytest.raises(ValueError, match="hidden = 30"):
         new_backbone(BackboneConfig(hidden=30, heads=4, kv_heads=4), tokenizer)
     with pytest.raises(ValueError, match="0 training"):
-        train_backbone(new_backbone(TINY, tokenizer), [], [], TINY, 2, lambda *_: None)
+        train_backbone(new_backbone(TINY, tokenizer), [], [], [], TINY, 2, lambda *_: None)
 
 
 def test_documents_hold_training_nodes_texts_only(tokenizer):
@@ -55,7 +56,11 @@ def test_documents_hold_training_nodes_texts_only(tokenizer):
 
 
 def test_typical_words_set_nodes_apart(tokenizer):
-    texts = {3: ["the user likes jazz", "jazz again the user"], 8: ["the user likes pizza"], 9: ["the user likes bread"]}
+    texts = {
+        3: ["the user likes jazz", "jazz again the user"],
+        8: ["the user likes pizza"],
+        9: ["the user likes bread"],
+    }
     words = {n: [tokenizer.decode(w).strip() for w in ids] for n, ids in typical_words(texts, tokenizer).items()}
     assert words[3][0] == "jazz" and words[8][0] == "pizza" and words[9][0] == "bread"
 
@@ -91,11 +96,15 @@ def test_it_learns_to_read_a_vector_as_words(tokenizer):
     pairs = [(n % 2, n % 2, "likes jazz" if n % 2 else "warm pizza") for n in range(120)]
     builder = PromptBuilder(tokenizer, PromptConfig(titles=False, profiles=False))
     documents = training_documents(pairs, texts, builder, 512)
+    lists = word_lists(pairs, texts, builder, False, 40)
+    for document in lists:
+        words = [*document.user_words, *document.item_words]
+        assert document.target == [*(token for word in words for token in word), tokenizer.eos_token_id]
     model = new_backbone(TINY, tokenizer)
     config = TINY.model_copy(update={"epochs": 12, "learning_rate": 5e-3})
     logged = []
     figures = train_backbone(
-        model, documents, documents[:20], config, tokenizer.pad_token_id, lambda epoch, values: logged.append(values)
+        model, documents, documents[:20], lists, config, tokenizer.pad_token_id, lambda _, values: logged.append(values)
     )
     assert figures["val/loss"] == min(v["val/loss"] for v in logged) < logged[0]["val/loss"] / 2
     jazz, pizza = (builder.target(t) for t in ("likes jazz", "warm pizza"))

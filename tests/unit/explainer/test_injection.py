@@ -16,7 +16,9 @@ def run(model, ids, user, item, vectors, mode="input", replace=True):
     injected = InjectedBackbone(copy.deepcopy(model), mode, replace)
     ids = torch.tensor([ids])
     with torch.no_grad():
-        return injected(ids, torch.ones_like(ids), masks[0], masks[1], vectors[:1], vectors[1:], use_cache=False).logits[0]
+        return injected(
+            ids, torch.ones_like(ids), masks[0], masks[1], vectors[:1], vectors[1:], use_cache=False
+        ).logits[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
