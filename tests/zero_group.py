@@ -45,14 +45,14 @@ def _worker(rank: int, world: int, port: int, uri: str, cases: list[dict[str, An
 
 
 def _run(workspace: Workspace, case: dict[str, Any]) -> dict[str, Any]:
-    from ray_jobs.deepspeed_engine import DeepSpeedEngine, load_frozen_backbone
+    from ray_jobs.deepspeed_engine import DeepSpeedEngine, input_embeddings, load_frozen_backbone
 
     stop, save, resume = case.pop("stop", None), case.pop("save", None), case.pop("resume", None)
     config, place = tune_config(**case), torch.device("cpu")
     dtype = dtype_of(config, place)
     with backbone_folder(workspace, config) as path:
         backbone, tokenizer = load_frozen_backbone(path, config, dtype, place)
-        model, data = assemble(workspace, config, path, backbone, tokenizer)
+        model, data = assemble(workspace, config, path, backbone, tokenizer, input_embeddings(backbone))
     state, progress, spec = load_checkpoint(resume) if resume else (None, Progress(), model.adapter.spec)
     engine = DeepSpeedEngine(model, config, dtype, state)
     figures: list[tuple[int, dict[str, float]]] = []

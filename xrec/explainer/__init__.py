@@ -6,6 +6,7 @@ from xrec.explainer.explain import Explainer
 from xrec.explainer.generation import HuggingFaceEngine
 from xrec.explainer.model import XRecModel, load_backbone
 from xrec.explainer.prompt import PromptBuilder
+from xrec.explainer.tuning import tune
 
 __all__ = [
     "AdapterSpec",
@@ -20,4 +21,5 @@ __all__ = [
     "XRecAdapter",
     "XRecModel",
     "load_backbone",
+    "tune",
 ]

@@ -65,7 +65,8 @@ def _fit(mixture: MoEAdapter, inputs: torch.Tensor, targets: torch.Tensor, seed:
     x = ((inputs - mixture.mean) * mixture.scale).double().numpy()
     y = targets.double().numpy()
     regression = RidgeCV(alphas=_PENALTIES).fit(x, y)
-    slope, constant = torch.from_numpy(regression.coef_.T), torch.from_numpy(regression.intercept_)
+    coefficients: Any = regression.coef_
+    slope, constant = torch.from_numpy(coefficients.T), torch.from_numpy(regression.intercept_)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         mixture.expert_weight.copy_(slope)

@@ -166,8 +166,8 @@ def training_documents(
         Document(
             builder.explain(texts.titles[item], texts.user_profiles.get(user), texts.item_profiles.get(item)),
             builder.target(explanation),
-            own[n] + words["user"][user],
-            own[n] + words["item"][item],
+            2 * own[n] + words["user"][user],
+            2 * own[n] + words["item"][item],
         )
         for n, (user, item, explanation) in enumerate(pairs)
     ]
@@ -379,10 +379,10 @@ def _loss(
 
 
 def _draw_words(words: list[list[int]], generator: np.random.Generator) -> list[list[int]]:
-    """One to six of the words."""
+    """One to ten of the words."""
     if not words:
         return []
-    count = min(len(words), int(generator.integers(1, 7)))
+    count = min(len(words), int(generator.integers(1, 11)))
     return [words[index] for index in generator.choice(len(words), count, replace=False)]
 
 

@@ -218,8 +218,8 @@ def assemble(
     prompt_hash = PromptBuilder(tokenizer, config.prompt).hash
     adapter = new_adapter(workspace, config, data, hidden, backbone_hash(path, backbone.config), prompt_hash)
     if config.align != "none":
-        table = backbone.get_input_embeddings().weight if table is None else table
-        data.figures |= align_adapter(workspace, config, adapter, data, tokenizer, table.detach().float().cpu())
+        words: torch.Tensor = backbone.get_input_embeddings().weight if table is None else table
+        data.figures |= align_adapter(workspace, config, adapter, data, tokenizer, words.detach().float().cpu())
     return XRecModel(backbone, adapter), data
 
 
