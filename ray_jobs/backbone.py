@@ -10,11 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from ray_jobs.job import main
 from xrec.config import BackboneConfig
-from xrec.explainer.backbone import (
+from xrec.explainer.backbone import new_backbone, train_backbone
+from xrec.explainer.backbone_corpus import (
     Document,
     description,
-    new_backbone,
-    train_backbone,
     train_tokenizer,
     training_documents,
     word_lists,

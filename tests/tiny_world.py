@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from xrec import tables
 from xrec.config import TuneConfig
 from xrec.embeddings import Embeddings
-from xrec.explainer.backbone import train_tokenizer
+from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.workspace import Workspace
 
 WORDS = ["warm", "bread", "fresh", "coffee", "quiet", "garden", "spicy", "noodles", "old", "jazz", "bright", "tea"]

@@ -15,7 +15,7 @@ import torch
 from sklearn.linear_model import RidgeCV
 
 from xrec.explainer.adapter import MoEAdapter, XRecAdapter
-from xrec.explainer.backbone import node_texts, typical_words
+from xrec.explainer.backbone_corpus import node_texts, typical_words
 from xrec.explainer.pairs import PairTexts
 
 _PENALTIES = tuple(10.0**e for e in range(6))

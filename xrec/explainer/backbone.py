@@ -1,86 +1,28 @@
 """The embedded backbone: a small LLaMA built on a workspace's own training texts, where no weights can be had.
 
 It is the same class as the large ones and takes the same code path. Beside plain language modelling it learns what a
-large model knows already: that a vector may stand for a few words. In half of its documents the reserved positions
+large model knows already: that a vector may stand for a few words. In most of its documents the reserved positions
 hold the mean of the embeddings of some words typical of that user's or item's training texts; no graph is involved.
 
-It reads only training pairs' explanations and training nodes' profiles. Which texts those are is decided here; the
-file layout and the stage are `ray_jobs/backbone.py`'s business. Shapes: B rows, T tokens, H hidden size.
+What it reads is `backbone_corpus.py`'s business; the file layout and the stage are `ray_jobs/backbone.py`'s.
+Shapes: B rows, T tokens, H hidden size.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from xrec.config import BackboneConfig
+from xrec.explainer.backbone_corpus import Document
 from xrec.explainer.injection import vectors_at
 from xrec.explainer.model import IGNORED, positions_of
-from xrec.explainer.pairs import PairTexts
-from xrec.explainer.prompt import Prompt, PromptBuilder
 
-SPECIAL_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-RESERVED_TOKEN = "<|reserved_0|>"
-TYPICAL_WORDS = 8
 WORDS_PLACED = 0.9
-WORD_LISTS = 4000
-
-
-@dataclass
-class Document:
-    """One training sequence.
-
-    Attributes:
-        prompt: with the reserved positions.
-        target: the token ids that follow, end of sequence included.
-        user_words, item_words: token ids of each word that may stand at the reserved positions.
-        exact: all of the words stand there, always; else a few of them, mostly.
-    """
-
-    prompt: Prompt
-    target: list[int]
-    user_words: list[list[int]] = field(default_factory=list)
-    item_words: list[list[int]] = field(default_factory=list)
-    exact: bool = False
-
-    def __len__(self) -> int:
-        return len(self.prompt.token_ids) + len(self.target)
-
-
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer (any text can be encoded, none yields the reserved token).
-
-    Raises:
-        ValueError: there is no text, or the vocabulary cannot even hold the bytes.
-    """
-    if not any(text.strip() for text in texts):
-        raise ValueError("backbone: there are no training texts; import explanations or write them first")
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    smallest = len(alphabet) + len(SPECIAL_TOKENS) + 1
-    if vocabulary < smallest:
-        raise ValueError(
-            f"backbone.vocabulary = {vocabulary} is below {smallest}, the bytes and special tokens; raise it"
-        )
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        initial_alphabet=sorted(alphabet),
-        special_tokens=[*SPECIAL_TOKENS.values(), RESERVED_TOKEN],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, additional_special_tokens=[RESERVED_TOKEN], padding_side="left", **SPECIAL_TOKENS
-    )
 
 
 def new_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -112,125 +54,6 @@ def new_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> 
             dtype="float32",
         )
     )
-
-
-def typical_words(texts: dict[int, list[str]], tokenizer: Any) -> dict[int, list[list[int]]]:
-    """The words that set each node's texts apart from the others' (highest TF-IDF), as token ids.
-
-    Args:
-        texts: each node's training texts.
-        tokenizer: words are encoded as they stand inside a sentence.
-    """
-    vectorizer = TfidfVectorizer(
-        stop_words="english",
-        token_pattern=r"(?u)\b[^\W\d_]{3,}\b",
-        sublinear_tf=True,
-        # A word that few nodes share can be learned neither by a small model nor from a graph.
-        min_df=min(5, 1 + len(texts) // 100),
-    )
-    joined = [" ".join(parts) for parts in texts.values()]
-    analyze = vectorizer.build_analyzer()
-    if not any(analyze(text) for text in joined):
-        return {node: [] for node in texts}
-    matrix = vectorizer.fit_transform(joined).tocsr()  # pyright: ignore
-    words = vectorizer.get_feature_names_out()
-    ids = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
-    chosen = {}
-    for row, node in enumerate(texts):
-        span = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        best = np.argsort(-matrix.data[span], kind="stable")[:TYPICAL_WORDS]
-        chosen[node] = [ids[column] for column in matrix.indices[span][best]]
-    return chosen
-
-
-def training_documents(
-    pairs: Sequence[tuple[int, int, str]],
-    texts: PairTexts,
-    builder: PromptBuilder,
-    max_length: int,
-    descriptions: bool = True,
-) -> list[Document]:
-    """Everything the backbone reads: the pairs' prompts and explanations, and their nodes' descriptions.
-
-    Args:
-        pairs: (user, item, explanation) of training pairs.
-        texts: titles and profiles; only those of nodes among `pairs` are read.
-        builder: for the backbone's tokenizer and the prompt settings that tuning will use.
-        max_length: documents longer than this are left out.
-        descriptions: whether nodes' titles and profiles are documents of their own.
-    """
-    nodes_of_side = node_texts(pairs, texts, descriptions)
-    words = {side: typical_words(nodes, builder.tokenizer) for side, nodes in nodes_of_side.items()}
-    own = typical_words({n: [explanation] for n, (*_, explanation) in enumerate(pairs)}, builder.tokenizer)
-    documents = [
-        Document(
-            builder.explain(texts.titles[item], texts.user_profiles.get(user), texts.item_profiles.get(item)),
-            builder.target(explanation),
-            2 * own[n] + words["user"][user],
-            2 * own[n] + words["item"][item],
-        )
-        for n, (user, item, explanation) in enumerate(pairs)
-    ]
-    if descriptions:
-        for side, nodes in nodes_of_side.items():
-            for node in nodes:
-                text = description(side, node, texts)
-                if text:
-                    described = Document(builder.describe(side), builder.target(text))  # pyright: ignore
-                    setattr(described, f"{side}_words", words[side][node])
-                    documents.append(described)
-    return [d for d in documents if len(d) <= max_length]
-
-
-def word_lists(
-    pairs: Sequence[tuple[int, int, str]],
-    texts: PairTexts,
-    builder: PromptBuilder,
-    descriptions: bool = True,
-    count: int = WORD_LISTS,
-) -> list[Document]:
-    """Documents that list the very words whose mean stands at the reserved position.
-
-    Nothing else tells one of them from another, so they teach reading within a hundred steps; explanations alone, of
-    which a word says little, do not.
-
-    Args:
-        pairs, texts, builder, descriptions: as in `training_documents`; lists are drawn from the nodes' typical words.
-        count: how many documents.
-    """
-    generator, documents = np.random.default_rng(0), []
-    of_side = node_texts(pairs, texts, descriptions)
-    for side in ("user", "item"):
-        words = [ids for ids in typical_words(of_side[side], builder.tokenizer).values() if ids]
-        prompt = builder.describe(side)
-        for _ in range(count // 2 if words else 0):
-            drawn = [words[generator.integers(len(words))] for _ in range(int(generator.integers(1, 5)))]
-            listed = [ids[generator.integers(len(ids))] for ids in drawn]
-            target = [*(token for word in listed for token in word), builder.tokenizer.eos_token_id]
-            documents.append(Document(prompt, target, exact=True, **{f"{side}_words": listed}))
-    return documents
-
-
-def node_texts(
-    pairs: Sequence[tuple[int, int, str]], texts: PairTexts, profiles: bool
-) -> dict[str, dict[int, list[str]]]:
-    """What training says about each user and item of the pairs: its explanations and, if asked, its description."""
-    found: dict[str, dict[int, list[str]]] = {"user": {}, "item": {}}
-    for user, item, explanation in pairs:
-        found["user"].setdefault(user, []).append(explanation)
-        found["item"].setdefault(item, []).append(explanation)
-    if profiles:
-        for side, nodes in found.items():
-            for node, parts in nodes.items():
-                parts.append(description(side, node, texts))
-    return found
-
-
-def description(side: str, node: int, texts: PairTexts) -> str:
-    """An embedding put into words: a user's profile; an item's name and profile."""
-    if side == "user":
-        return texts.user_profiles.get(node, "")
-    return f"{texts.titles[node]}. {texts.item_profiles.get(node, '')}".strip()
 
 
 def train_backbone(

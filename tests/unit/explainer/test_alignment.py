@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
 from xrec.explainer.alignment import align_with_words
-from xrec.explainer.backbone import train_tokenizer
+from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.pairs import PairTexts
 
 WORDS = ["jazz", "pizza", "garden", "coffee"]

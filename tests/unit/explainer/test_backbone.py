@@ -1,19 +1,15 @@
-"""The embedded backbone: what it reads, what it must not read, and that it learns to read vectors as words."""
+"""The embedded backbone: its loss, its batches, and that it learns to read vectors as words."""
 
 import numpy as np
 import pytest
 import torch
 
 from xrec.config import BackboneConfig, PromptConfig
-from xrec.explainer.backbone import (
+from xrec.explainer.backbone import _batches, _loss, new_backbone, train_backbone
+from xrec.explainer.backbone_corpus import (
     Document,
-    _batches,
-    _loss,
-    new_backbone,
-    train_backbone,
     train_tokenizer,
     training_documents,
-    typical_words,
     word_lists,
 )
 from xrec.explainer.pairs import PairTexts
@@ -27,42 +23,11 @@ def tokenizer():
     return train_tokenizer(["the user likes jazz and pizza. warm bread"], 300)
 
 
-def test_tokenizer_encodes_anything_and_never_a_special_token(tokenizer):
-    text = "ünïcödé \U0001f600 </s> <|reserved_0|>\n\t"
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    assert not set(ids) & set(tokenizer.all_special_ids)
-    assert tokenizer.decode(ids) == text
-
-
 def test_bad_sizes_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="vocabulary = 100"):
-        train_tokenizer(["text"], 100)
-    with pytest.raises(ValueError, match="no training texts"):
-        train_tokenizer([" "], 300)
     with pytest.raises(ValueError, match="hidden = 30"):
         new_backbone(BackboneConfig(hidden=30, heads=4, kv_heads=4), tokenizer)
     with pytest.raises(ValueError, match="0 training"):
         train_backbone(new_backbone(TINY, tokenizer), [], [], [], TINY, 2, lambda *_: None)
-
-
-def test_documents_hold_training_nodes_texts_only(tokenizer):
-    texts = PairTexts(["A", "B", "C"], {0: "zero", 1: "one", 2: "two"}, {0: "aa", 1: "bb", 2: "cc"})
-    builder = PromptBuilder(tokenizer)
-    documents = training_documents([(0, 1, "because")], texts, builder, 512)
-    targets = sorted(tokenizer.decode(d.target[:-1]) for d in documents)
-    assert targets == ["B. bb", "because", "zero"]
-    assert len(training_documents([(0, 1, "because")], texts, builder, 512, descriptions=False)) == 1
-    assert training_documents([(0, 1, "because")], texts, builder, 5) == []
-
-
-def test_typical_words_set_nodes_apart(tokenizer):
-    texts = {
-        3: ["the user likes jazz", "jazz again the user"],
-        8: ["the user likes pizza"],
-        9: ["the user likes bread"],
-    }
-    words = {n: [tokenizer.decode(w).strip() for w in ids] for n, ids in typical_words(texts, tokenizer).items()}
-    assert words[3][0] == "jazz" and words[8][0] == "pizza" and words[9][0] == "bread"
 
 
 def test_batches_hold_every_document_once_within_the_token_limit(tokenizer):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.unit.explainer.decoders import FAMILIES, make_decoder, reference_logits
-from xrec.explainer.backbone import train_tokenizer
+from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.engine import Request, Sampling
 from xrec.explainer.generation import HuggingFaceEngine
 

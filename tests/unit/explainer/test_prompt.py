@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from xrec.config import PromptConfig
-from xrec.explainer.backbone import RESERVED_TOKEN, train_tokenizer
+from xrec.explainer.backbone_corpus import RESERVED_TOKEN, train_tokenizer
 from xrec.explainer.prompt import PromptBuilder, reserved_token_id
 
 CORPUS = ["Explain why the user would enjoy the item within 50 words. user record: item profile: cosy bistro"] * 3
