@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from xrec.config import ConfigError, RunConfig, load_config, section_config
+from xrec.config import ConfigError, RunConfig
+from xrec.config_files import load_config, section_config
 from xrec.workspace import Workspace, WorkspaceError
 
 # `import` is a keyword, so its module has another name.

@@ -205,7 +205,8 @@ def run(
 ) -> None:
     """Run every stage that a config names, in order, skipping what is done."""
     from ray_jobs.job import open_workspace, run_stages
-    from xrec.config import ConfigError, load_config
+    from xrec.config import ConfigError
+    from xrec.config_files import load_config
 
     settings = load_config(config, overrides)
     if not settings.stages():
@@ -255,7 +256,7 @@ def _explain_one(
     workspace: str | None, config: str | None, overrides: list[str] | None, user_id: str, item_id: str
 ) -> None:
     from ray_jobs.job import open_workspace
-    from xrec.config import load_config, section_config
+    from xrec.config_files import load_config, section_config
     from xrec.explainer.explain import Explainer
 
     settings = load_config(config, overrides)

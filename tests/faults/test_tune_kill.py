@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.tiny_world import make_workspace, tune_config
-from xrec.config import to_yaml
+from xrec.config_files import to_yaml
 from xrec.explainer.adapter import XRecAdapter
 from xrec.explainer.tuning import LOSS, tune
 from xrec.metric_logging import read_metrics

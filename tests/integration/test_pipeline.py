@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xrec.config import load_config
+from xrec.config_files import load_config
 from xrec.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]

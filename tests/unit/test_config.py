@@ -3,18 +3,8 @@
 import pytest
 import yaml
 
-from xrec.config import (
-    SECTIONS,
-    STAGES,
-    ConfigError,
-    EmbedConfig,
-    PreprocessConfig,
-    RunConfig,
-    TuneConfig,
-    load_config,
-    section_config,
-    to_yaml,
-)
+from xrec.config import SECTIONS, STAGES, ConfigError, EmbedConfig, PreprocessConfig, RunConfig, TuneConfig
+from xrec.config_files import load_config, section_config, to_yaml
 
 
 def write(tmp_path, text):

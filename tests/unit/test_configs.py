@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xrec.config import SECTIONS, load_config, to_yaml
+from xrec.config import SECTIONS
+from xrec.config_files import load_config, to_yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
