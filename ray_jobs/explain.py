@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data.checkpoint import CheckpointConfig
 
 from ray_jobs.explain_workers import ID, ExplainActor, PredictionFiles
-from ray_jobs.runtime import start_ray
+from ray_jobs.runtime import cluster_limit, start_ray
 from xrec.config import ExplainCompute, ExplainConfig
 from xrec.explainer.requests import Requests, check_complete, collect_requests, hash_requests, prediction_metrics
 from xrec.metric_logging import MetricLogger
@@ -68,7 +68,7 @@ def explain_requests(workspace: Workspace, config: ExplainConfig, requests: Requ
     """Write the predictions of the accepted requests that have not been written yet."""
     compute = config.compute
     start_ray(max(os.cpu_count() or 1, cpus_needed(compute)))
-    check_resources(compute, ray.cluster_resources())
+    check_resources(compute, cluster_limit())
     workspace.write_bytes(_parquet(requests.accepted), "explain", _WORK, "requests.parquet")
     filesystem = _arrow_filesystem(workspace)
     context = DataContext.get_current().copy()

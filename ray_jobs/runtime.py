@@ -44,6 +44,15 @@ def start_ray(cpus: int | None = None) -> None:
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 
+def cluster_limit() -> dict[str, float]:
+    """What the connected cluster can ever hold, by resource name: what it has, or what its autoscaler may grow to."""
+    # Ray tells the autoscaler's limit through this module alone.
+    from ray._private.state import state
+
+    now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
+    return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
+
+
 def _keep_token_in_memory() -> None:
     """Give Ray a token by the environment, because it writes one into the home folder where it finds none."""
     chosen = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

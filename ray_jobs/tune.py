@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from transformers import AutoTokenizer
 
-from ray_jobs.runtime import start_ray
+from ray_jobs.runtime import cluster_limit, start_ray
 from ray_jobs.tune_progress import show_progress
 from xrec.config import ConfigError, TuneCompute, TuneConfig
 from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, phases_of
@@ -80,7 +80,7 @@ def use_gpu(compute: TuneCompute) -> bool:
     Raises:
         ConfigError: it never can, not even after it has scaled up.
     """
-    available = _cluster_limit()
+    available = cluster_limit()
     gpus = available.get("GPU", 0.0)
     if compute.gpu is True and gpus < compute.workers:
         raise ConfigError(
@@ -94,14 +94,6 @@ def use_gpu(compute: TuneCompute) -> bool:
             f"cluster has {found:g}; lower tune.compute.workers, or tune.compute.cpus_per_worker (a fraction will do)"
         )
     return compute.gpu is not False and gpus >= compute.workers
-
-
-def _cluster_limit() -> dict[str, float]:
-    # An autoscaling cluster may grow to its configured limit, which Ray tells through this module alone.
-    from ray._private.state import state
-
-    now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
 
 
 def _refuse_unreachable(workspace: Workspace) -> None:

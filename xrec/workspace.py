@@ -87,7 +87,7 @@ class Workspace:
         try:
             return self.fs.cat_file(self.path(*parts))
         except FileNotFoundError as error:
-            raise WorkspaceError(f"{self.path(*parts)} does not exist; run the stage {parts[0]!r} first") from error
+            raise WorkspaceError(f"{self.path(*parts)} does not exist; run {_verb(parts[0])} first") from error
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Write a file whole or not at all (temporary name, then rename)."""
@@ -114,7 +114,7 @@ class Workspace:
             paths = [self.path(stage, name, f) for f in self.files(stage, name) if f.endswith(".parquet")]
         if not paths:
             raise WorkspaceError(
-                f"workspace {self.uri}: the stage {stage!r} has no table {name!r}; run `xrec {stage}` first, or check "
+                f"workspace {self.uri}: the stage {stage!r} has no table {name!r}; run {_verb(stage)} first, or check "
                 "that the source of the data has it"
             )
         parts = [self._read_parquet(path, columns) for path in paths]
@@ -161,7 +161,7 @@ class Workspace:
         """A local copy of a file or folder of the workspace; the thing itself where the workspace is local."""
         path = self.path(*parts)
         if not self.fs.exists(path):
-            raise WorkspaceError(f"{path} does not exist; run the stage {parts[0]!r} first")
+            raise WorkspaceError(f"{path} does not exist; run {_verb(parts[0])} first")
         if self.is_local:
             yield Path(path)
             return
@@ -215,7 +215,7 @@ class Workspace:
         """The manifest of a finished stage: config, inputs, outputs with hashes, versions, times."""
         if not self.is_finished(stage):
             raise WorkspaceError(
-                f"workspace {self.uri}: the stage {stage!r} has not finished; run `xrec {stage}` first"
+                f"workspace {self.uri}: the stage {stage!r} has not finished; run {_verb(stage)} first"
             )
         return self.read_json(stage, MANIFEST)
 
@@ -272,7 +272,7 @@ class Workspace:
         manifest = self.manifest(stage)
         for file, facts in manifest["outputs"].items():
             if not self.exists(stage, file):
-                raise WorkspaceError(f"{self.path(stage, file)} is gone; rebuild it with `xrec {stage} --force`")
+                raise WorkspaceError(f"{self.path(stage, file)} is gone; rebuild it: {_verb(stage)} with --force")
             # Reading every byte back from an object store would cost more than most stages: sizes there, hashes here.
             same = (
                 self._hash(stage, file) == facts["sha256"]
@@ -282,7 +282,7 @@ class Workspace:
             if not same:
                 raise WorkspaceError(
                     f"{self.path(stage, file)} was altered after the stage {stage!r} finished; "
-                    f"rebuild it with `xrec {stage} --force`"
+                    f"rebuild it: {_verb(stage)} with --force"
                 )
         return manifest["output_hash"]
 
@@ -371,6 +371,11 @@ def describe_differences(before: Any, now: Any, path: str = "") -> list[str]:
         return []
     shorten = lambda v: f"{v[:12]}…" if isinstance(v, str) and len(v) == 64 else repr(v)  # noqa: E731
     return [f"{path} ({shorten(before)}, now {shorten(now)})"]
+
+
+def _verb(stage: str) -> str:
+    """The command that writes a stage's folder."""
+    return "`xrec sample` or `xrec import`" if stage == "data" else f"`xrec {stage}`"
 
 
 def _versions() -> dict[str, str]:

@@ -95,12 +95,12 @@ def test_text_tables_come_from_profile_where_it_wrote_one(quick_workspace):
 
 
 def test_what_is_absent_is_named_with_the_stage_to_run(quick_workspace):
-    with pytest.raises(WorkspaceError, match=r"embed/raw.bin does not exist; run the stage 'embed' first"):
+    with pytest.raises(WorkspaceError, match=r"embed/raw.bin does not exist; run `xrec embed` first"):
         quick_workspace.read_bytes("embed", "raw.bin")
     with pytest.raises(WorkspaceError, match=r"stage 'preprocess' has no table 'users'; run `xrec preprocess` first"):
         quick_workspace.read_table("preprocess", "users")
     with (
-        pytest.raises(WorkspaceError, match=r"adapter does not exist; run the stage 'tune' first"),
+        pytest.raises(WorkspaceError, match=r"adapter does not exist; run `xrec tune` first"),
         quick_workspace.local("tune", "adapter"),
     ):
         pass
@@ -290,7 +290,9 @@ def test_force_rebuilds_a_finished_stage(quick_workspace):
 
 
 def test_a_stage_needs_its_inputs_finished(quick_workspace):
-    with pytest.raises(WorkspaceError, match=r"the stage 'data' has not finished; run `xrec data` first"):
+    with pytest.raises(
+        WorkspaceError, match=r"'data' has not finished; run `xrec sample` or `xrec import` first"
+    ):
         quick_workspace.stage("preprocess", {}, inputs=["data"])
     quick_workspace.stage("data", {}).write_json("result.json", 1)
     with pytest.raises(WorkspaceError, match=r"the stage 'data' has not finished"):
