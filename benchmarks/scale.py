@@ -1,7 +1,7 @@
 """Cost of each stage against the size of the sample world: seconds, peak memory and bytes written.
 
 Every stage of every size runs in a process of its own, so that nothing is warm and its memory is its own. `sample`,
-`preprocess` and `embed` (a few epochs) do the whole world; `backbone`, `explain` and `evaluate`, whose work is per row,
+`preprocess` and `embed` (one epoch) do the whole world; `backbone`, `explain` and `evaluate`, whose work is per row,
 do a capped number of rows, so what grows in their columns is what they pay for the size of the tables alone. The
 adapter is untrained, which costs a row no less: tuning is `benchmarks/tuning.py`'s subject.
 
@@ -31,7 +31,7 @@ from xrec.workspace import Workspace
 
 STAGES = ("sample", "preprocess", "embed", "backbone", "explain", "evaluate")
 USERS, ITEMS, INTERACTIONS_PER_USER = 600, 300, 24
-EPOCHS, BACKBONE_HIDDEN, BACKBONE_ROWS, NEW_TOKENS = 3, 64, 2_000, 32
+EPOCHS, BACKBONE_HIDDEN, BACKBONE_ROWS, NEW_TOKENS = 1, 64, 500, 32
 SAMPLED_EVERY_SECONDS = 0.1
 
 
@@ -51,7 +51,7 @@ def settings(size: int, rows: int) -> dict:
         "sample": {"users": USERS * size, "items": ITEMS * size, "interactions_per_user": INTERACTIONS_PER_USER},
         # Few validation pairs, because the backbone reads them all after its epoch.
         "preprocess": {"ratios": [0.96, 0.02, 0.02]},
-        "embed": {"max_epochs": EPOCHS, "batch_size": 8192, "learning_rate": 5e-3},
+        "embed": {"max_epochs": EPOCHS, "batch_size": 8192, "learning_rate": 5e-3, "compute": {"threads": 1}},
         "backbone": {
             "hidden": BACKBONE_HIDDEN,
             "layers": 2,
@@ -60,6 +60,7 @@ def settings(size: int, rows: int) -> dict:
             "intermediate": 128,
             "vocabulary": 512,
             "epochs": 1,
+            "reading_epochs": 0,
             "share": min(1.0, BACKBONE_ROWS / interactions),
         },
         "explain": {"limit": rows, "max_new_tokens": NEW_TOKENS},

@@ -22,8 +22,9 @@ from ray_jobs.explain_workers import ID, ExplainActor, PredictionFiles
 from ray_jobs.runtime import cluster_limit, start_ray
 from xrec.config import ExplainCompute, ExplainConfig
 from xrec.explainer.requests import Requests, check_complete, collect_requests, hash_requests, prediction_metrics
+from xrec.fingerprint import hash_of
 from xrec.metric_logging import MetricLogger
-from xrec.workspace import StageRun, Workspace, WorkspaceError, hash_of
+from xrec.workspace import StageRun, Workspace, WorkspaceError
 
 _WORK = "work"
 # Beside the engine's actors: one CPU for the tasks that read and write, and one for the actor that a resumed run

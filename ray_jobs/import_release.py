@@ -2,7 +2,8 @@
 
 from xrec.config import ImportConfig
 from xrec.data.release import read_release, release_files
-from xrec.workspace import Workspace, hash_files
+from xrec.fingerprint import hash_files
+from xrec.workspace import Workspace
 
 
 def run(workspace: Workspace, config: ImportConfig, *, force: bool = False, dry_run: bool = False) -> str:

@@ -24,7 +24,8 @@ from ray_jobs.tune_progress import show_progress
 from xrec.config import ConfigError, TuneCompute, TuneConfig
 from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, phases_of
 from xrec.explainer.tuning_data import TuningData, backbone_folder, load_tuning_data
-from xrec.workspace import Workspace, WorkspaceError, hash_files
+from xrec.fingerprint import hash_files
+from xrec.workspace import Workspace, WorkspaceError
 
 CHECKPOINTS, TENSORBOARD, ADAPTER = "checkpoints", "tensorboard", "adapter"
 _KEPT_CHECKPOINTS = 2

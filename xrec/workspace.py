@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec import tables
+from xrec.fingerprint import describe_differences, hash_of, versions
 
 MANIFEST, STARTED, METRICS, METRICS_LOG = "manifest.json", "started.json", "metrics.json", "metrics.jsonl"
 _BOOKKEEPING = {MANIFEST, STARTED, METRICS, METRICS_LOG}
-_VERSIONED = ("xrec", "torch", "transformers", "ray", "deepspeed", "torch-geometric", "pyarrow")
 
 
 class WorkspaceError(RuntimeError):
@@ -334,7 +333,7 @@ class StageRun:
             "fingerprint": self.fingerprint,
             "outputs": outputs,
             "output_hash": hash_of({f: o["sha256"] for f, o in outputs.items()}),
-            "versions": {"python": platform.python_version()} | _versions(),
+            "versions": {"python": platform.python_version()} | versions(),
             "started": self.started,
             "seconds": round(time.time() - self.started, 3),
         }
@@ -344,45 +343,6 @@ class StageRun:
         return manifest
 
 
-def hash_of(value: Any) -> str:
-    """SHA-256 of a JSON-able value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def hash_files(folder: str | os.PathLike, pattern: str = "**/*") -> str:
-    """SHA-256 over the names and contents of the files below a local folder: the identity of an external input."""
-    root = Path(folder)
-    digests = {}
-    for path in sorted(p for p in root.glob(pattern) if p.is_file()):
-        with path.open("rb") as file:
-            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hash_of(digests)
-
-
-def describe_differences(before: Any, now: Any, path: str = "") -> list[str]:
-    """Each leaf in which two JSON values differ, as `config.seed (1, now 2)`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            difference
-            for key in sorted(before.keys() | now.keys())
-            for difference in describe_differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    if before == now:
-        return []
-    shorten = lambda v: f"{v[:12]}…" if isinstance(v, str) and len(v) == 64 else repr(v)  # noqa: E731
-    return [f"{path} ({shorten(before)}, now {shorten(now)})"]
-
-
 def _verb(stage: str) -> str:
     """The command that writes a stage's folder."""
     return "`xrec sample` or `xrec import`" if stage == "data" else f"`xrec {stage}`"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -7,8 +7,9 @@ import uuid
 import pyarrow as pa
 import pytest
 
+from xrec.fingerprint import describe_differences, hash_files, hash_of
 from xrec.tables import TableError
-from xrec.workspace import Workspace, WorkspaceError, describe_differences, hash_files, hash_of
+from xrec.workspace import Workspace, WorkspaceError
 
 SPLITS = pa.table({"user": [0, 0, 1], "item": [0, 1, 0], "split": ["train", "val", "test"]})
 
@@ -290,9 +291,7 @@ def test_force_rebuilds_a_finished_stage(quick_workspace):
 
 
 def test_a_stage_needs_its_inputs_finished(quick_workspace):
-    with pytest.raises(
-        WorkspaceError, match=r"'data' has not finished; run `xrec sample` or `xrec import` first"
-    ):
+    with pytest.raises(WorkspaceError, match=r"'data' has not finished; run `xrec sample` or `xrec import` first"):
         quick_workspace.stage("preprocess", {}, inputs=["data"])
     quick_workspace.stage("data", {}).write_json("result.json", 1)
     with pytest.raises(WorkspaceError, match=r"the stage 'data' has not finished"):

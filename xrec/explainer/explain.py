@@ -20,7 +20,8 @@ from xrec.explainer.generation import HuggingFaceEngine
 from xrec.explainer.model import backbone_hash, load_backbone, resolve_device
 from xrec.explainer.pairs import PairTexts
 from xrec.explainer.prompt import PromptBuilder
-from xrec.workspace import Workspace, WorkspaceError, hash_of
+from xrec.fingerprint import hash_of
+from xrec.workspace import Workspace, WorkspaceError
 
 Signal = Literal["true", "shuffled", "off"]
 Pair = tuple[int, int]

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xrec.explainer.adapter import AdapterRandomness, XRecAdapter
 from xrec.explainer.injection import KEYWORD, Injection, attach, vectors_at
-from xrec.workspace import hash_of
+from xrec.fingerprint import hash_of
 
 IGNORED = -100
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from xrec.config import PromptConfig
-from xrec.workspace import hash_of
+from xrec.fingerprint import hash_of
 
 # Raised whenever the layout below changes, so that adapters tuned with another one are refused.
 LAYOUT_VERSION = 1
