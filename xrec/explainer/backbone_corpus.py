@@ -87,10 +87,11 @@ def typical_words(texts: dict[int, list[str]], tokenizer: Any) -> dict[int, list
         min_df=min(5, 1 + len(texts) // 100),
     )
     joined = [" ".join(parts) for parts in texts.values()]
-    analyze = vectorizer.build_analyzer()
-    if not any(analyze(text) for text in joined):
+    try:
+        matrix = vectorizer.fit_transform(joined).tocsr()  # pyright: ignore
+    except ValueError:
+        # What scikit-learn raises where no word is left: none but stop words, or none that enough nodes share.
         return {node: [] for node in texts}
-    matrix = vectorizer.fit_transform(joined).tocsr()  # pyright: ignore
     words = vectorizer.get_feature_names_out()
     ids = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
     # The mean over the pieces of several words says less than the mean over whole words.

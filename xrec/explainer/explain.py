@@ -7,6 +7,7 @@ wide it runs is not its business. Shapes: N users, M items, D embedding width.
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -206,7 +207,7 @@ class Explainer:
         if base.temperature == 0:
             return base
         seed = int(hash_of([base.seed, user, item])[:15], 16)
-        return Sampling(base.max_words, base.max_new_tokens, base.temperature, base.top_p, seed)
+        return replace(base, seed=seed)
 
     def _problem(self, pair: Pair) -> str | None:
         for side, index in zip(("user", "item"), pair, strict=True):

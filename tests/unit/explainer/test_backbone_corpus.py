@@ -44,3 +44,10 @@ def test_typical_words_set_nodes_apart(tokenizer):
     }
     words = {n: [tokenizer.decode(w).strip() for w in ids] for n, ids in typical_words(texts, tokenizer).items()}
     assert words[3][0] == "jazz" and words[8][0] == "pizza" and words[9][0] == "bread"
+
+
+def test_texts_without_a_shared_word_have_no_typical_words(tokenizer):
+    letters = "bcdfghjklm"
+    unshared = {n: ["xyz" + letters[n // 10] + letters[n % 10]] for n in range(100)}
+    assert typical_words(unshared, tokenizer) == {n: [] for n in range(100)}
+    assert typical_words({0: ["the and of"]}, tokenizer) == {0: []}
