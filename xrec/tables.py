@@ -27,7 +27,7 @@ class TableSpec:
     """The contract of one table.
 
     Attributes:
-        schema: column names and types; `nullable=False` columns may hold no null.
+        schema: column names and types; `nullable=False` columns may hold no null, and only nullable ones may be absent.
         key: the columns that identify a row; no two rows may share their values.
         allowed: for a column, the only values that it may hold.
         open: whether further columns are allowed (`scores` has one column a metric).
@@ -57,6 +57,9 @@ _PROVENANCE = [
     _column("tokens_out", pa.int64()),
     _column("status", _STR),
     _optional("error", _STR),
+    _optional("attempts", pa.int32()),
+    _optional("latency", pa.float32()),
+    _optional("cost", pa.float64()),
 ]
 _STATUS = {"status": STATUSES}
 
@@ -151,7 +154,8 @@ def validate(name: str, table: pa.Table) -> pa.Table:
         table: any number of rows; types that cast without loss (int64 to int32, large_string to string) are cast.
 
     Returns:
-        The table with exactly the schema's columns (an open table keeps its further columns, last).
+        The table with exactly the schema's columns (an open table keeps its further columns, last); a nullable column
+        that is absent is null.
 
     Raises:
         TableError: naming the table, the column, the first bad row (0-based) with its value, and the remedy.
@@ -179,7 +183,7 @@ def from_rows(name: str, rows: list[dict]) -> pa.Table:
 
 
 def _check_column_names(name: str, spec: TableSpec, table: pa.Table) -> None:
-    missing = [c for c in spec.schema.names if c not in table.column_names]
+    missing = [f.name for f in spec.schema if not f.nullable and f.name not in table.column_names]
     if missing:
         raise TableError(
             f"table {name!r}: column {missing[0]!r} is missing (found: {', '.join(table.column_names) or 'none'}); "
@@ -194,6 +198,8 @@ def _check_column_names(name: str, spec: TableSpec, table: pa.Table) -> None:
 
 
 def _checked_column(name: str, column: pa.Field, table: pa.Table) -> pa.ChunkedArray:
+    if column.name not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, column.type)])
     values = table[column.name]
     if values.type != column.type:
         try:

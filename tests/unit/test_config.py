@@ -13,12 +13,14 @@ def write(tmp_path, text):
     return path
 
 
-def test_every_stage_has_a_section_and_only_import_needs_a_value():
+def test_every_stage_has_a_section_and_only_those_that_read_files_need_a_value():
     assert set(SECTIONS) == set(STAGES) == {f.alias or n for n, f in RunConfig.model_fields.items()} - {"workspace"}
-    for stage in set(STAGES) - {"import"}:
+    for stage in set(STAGES) - {"import", "ingest"}:
         assert section_config(stage, RunConfig()) == SECTIONS[stage]()
     with pytest.raises(ConfigError, match=r"path is not set"):
         section_config("import", RunConfig())
+    with pytest.raises(ConfigError, match=r"source is not set"):
+        section_config("ingest", RunConfig())
 
 
 def test_yaml_file_and_overrides(tmp_path):
@@ -70,7 +72,7 @@ def test_sections_do_not_change_once_built():
         (["tune.adapter.expert=64"], r"tune.adapter.expert is not a setting \(known: experts, "),
         (["nothing.x=1"], r"nothing is not a setting \(known: workspace, sample, import, "),
         (["import.paht=x"], r"import.path is not set.*import.paht is not a setting \(known: path\)"),
-        (["sample.users=9", "import.path=x"], r"both `sample` and `import` are given"),
+        (["sample.users=9", "import.path=x"], r"`sample` and `import` are given"),
         (["embed.dim"], r"'embed.dim' is not of the form section.key=value"),
         (["=3"], r"'=3' is not of the form"),
         (["workspace=w", "workspace.x=1"], r"'workspace' is a value, not a section"),

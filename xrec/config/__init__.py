@@ -1,0 +1,53 @@
+"""The settings of every stage: one pydantic model a stage. Reading and writing YAML is `config_files.py`'s business.
+
+`RunConfig` holds them all; a run does the stages whose sections its file names. Settings that say where and how wide
+(workers, actors, device) sit in the stage's `compute` section and do not count as part of the result's identity.
+"""
+
+from xrec.config.base import ConfigError, Section
+from xrec.config.data import ImportConfig, PreprocessConfig, SampleConfig
+from xrec.config.embed import EmbedCompute, EmbedConfig
+from xrec.config.evaluation import EvaluateCompute, EvaluateConfig, ReportConfig
+from xrec.config.explainer import (
+    AdapterConfig,
+    BackboneConfig,
+    ExplainCompute,
+    ExplainConfig,
+    PromptConfig,
+    TuneCompute,
+    TuneConfig,
+)
+from xrec.config.ingest import IngestCompute, IngestConfig
+from xrec.config.profile import TEXT_KINDS, Price, ProfileCompute, ProfileConfig, TextKind, WritingPrompts
+from xrec.config.run import SECTIONS, STAGES, RunConfig
+
+__all__ = [
+    "SECTIONS",
+    "STAGES",
+    "TEXT_KINDS",
+    "AdapterConfig",
+    "BackboneConfig",
+    "ConfigError",
+    "EmbedCompute",
+    "EmbedConfig",
+    "EvaluateCompute",
+    "EvaluateConfig",
+    "ExplainCompute",
+    "ExplainConfig",
+    "ImportConfig",
+    "IngestCompute",
+    "IngestConfig",
+    "PreprocessConfig",
+    "Price",
+    "ProfileCompute",
+    "ProfileConfig",
+    "PromptConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SampleConfig",
+    "Section",
+    "TextKind",
+    "TuneCompute",
+    "TuneConfig",
+    "WritingPrompts",
+]

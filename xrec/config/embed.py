@@ -1,0 +1,39 @@
+"""Settings of LightGCN."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from xrec.config.base import Count, Rate, Section
+
+
+class EmbedCompute(Section):
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all")
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=300.0, description="least time between states from which an interrupted run goes on"
+    )
+
+
+class EmbedConfig(Section):
+    """LightGCN (paper Eq. 7-11)."""
+
+    dim: Count = Field(default=64, description="embedding width")
+    layers: Count = Field(default=3, description="propagation layers")
+    batch_size: Count = Field(default=1024, description="positive interactions a step")
+    learning_rate: Rate = Field(default=1e-3, description="Adam's")
+    weight_decay: float = Field(default=1e-4, ge=0, description="L2 weight on the batch's layer-0 embeddings (Eq. 10)")
+    max_epochs: Count = Field(default=500, description="passes over the training interactions at most")
+    patience: Count = Field(default=10, description="evaluations without a better validation Recall@20 before stopping")
+    evaluate_every: Count = Field(default=1, description="epochs between validations")
+    top_k: tuple[Count, ...] = Field(
+        default=(5, 10, 20), description="cut-offs of the ranking metrics; 20 must be among them"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="the same seed gives the same embeddings")
+    compute: EmbedCompute = EmbedCompute()
+
+    @model_validator(mode="after")
+    def _reports_what_stops(self):
+        if 20 not in self.top_k:
+            raise ValueError(f"top_k = {self.top_k} lacks 20; early stopping goes by Recall@20, add it")
+        return self

@@ -1,0 +1,177 @@
+"""Settings of the backbone, of adapter tuning, and of batch explanation."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from xrec.config.base import Count, Rate, Section, Share
+
+
+class PromptConfig(Section):
+    """What the model reads before it explains (Figure 2)."""
+
+    order: Literal["paper", "user_first"] = Field(
+        default="paper", description="user_first shares a prefix between items of one user"
+    )
+    profiles: bool = Field(default=True, description="whether the user's and item's profiles are in the prompt")
+    titles: bool = Field(default=True, description="whether the item's name is in the prompt")
+    system: str = Field(
+        default="Explain why the user would enjoy the item within 50 words.", description="system instruction"
+    )
+    max_profile_tokens: Count = Field(default=128, description="a longer profile is cut")
+    max_title_tokens: Count = Field(default=32, description="a longer item name is cut")
+
+
+class BackboneConfig(Section):
+    """The embedded tiny LLaMA, built on the workspace's own training texts."""
+
+    hidden: Count = Field(default=192, description="hidden size")
+    layers: Count = 4
+    heads: Count = 6
+    kv_heads: Count = Field(default=6, description="key/value heads; fewer than `heads` is grouped-query attention")
+    intermediate: Count = Field(default=512, description="feed-forward width")
+    vocabulary: Count = Field(default=2048, description="byte-level BPE vocabulary size")
+    max_length: Count = Field(default=512, description="longest sequence, in tokens")
+    epochs: Count = 6
+    reading_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=2, description="epochs in which it first learns to read a vector as the words whose mean it is"
+    )
+    batch_tokens: Count = Field(default=2048, description="tokens a step")
+    learning_rate: Rate = 3e-3
+    share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="share of the training explanations it reads; the rest stay unseen for tuning to learn from",
+    )
+    patience: Count = Field(default=3, description="epochs without a better validation loss before stopping")
+    descriptions: bool = Field(
+        default=True, description="whether it also reads training nodes' titles and profiles, as texts of their own"
+    )
+    prompt: PromptConfig = Field(
+        default=PromptConfig(), description="the prompts it reads; default: the file's `tune.prompt`"
+    )
+    seed: int = 0
+
+
+class AdapterConfig(Section):
+    """The mixture-of-experts adapter (section 3.2)."""
+
+    experts: Count = 8
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    top_k: int | None = Field(default=None, ge=1, description="experts that take part for a vector; default: all")
+    normalize: Literal["none", "standardize"] = Field(
+        default="standardize",
+        description="scale each embedding dimension to mean 0, variance 1 over the training nodes",
+    )
+
+
+class TuneCompute(Section):
+    workers: Count = Field(default=1, description="Ray Train workers (processes)")
+    max_workers: int | None = Field(default=None, ge=1, description="elastic upper bound; default: `workers`")
+    gpu: bool | Literal["auto"] = Field(default="auto", description="one GPU a worker")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads a worker; default: the machine's cores over the workers"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        default=0, description="DeepSpeed ZeRO stage; 3 also shards the frozen backbone"
+    )
+    gradient_checkpointing: bool = False
+    max_failures: Annotated[int, Field(ge=-1)] = Field(default=3, description="worker failures survived; -1: no limit")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="rows a worker holds at once; default: its share of the batch"
+    )
+    deepspeed: dict[str, Any] = Field(
+        default={}, description="further DeepSpeed settings, merged over those made here (offloading, bucket sizes)"
+    )
+
+    @model_validator(mode="after")
+    def _elastic_bounds(self):
+        if self.max_workers is not None and self.max_workers < self.workers:
+            raise ValueError(f"max_workers = {self.max_workers} is below workers = {self.workers}; raise it or drop it")
+        return self
+
+
+class TuneConfig(Section):
+    """Adapter tuning against the frozen backbone (Eq. 13)."""
+
+    backbone: str | None = Field(
+        default=None, description="Hugging Face name or folder; default: the workspace's own backbone"
+    )
+    injection: Literal["input", "output", "none"] = Field(
+        default="input", description="Eq. 12; the published code's; off"
+    )
+    input_replacement: bool = Field(
+        default=True, description="whether adapted vectors replace the reserved positions' input embeddings"
+    )
+    adapter: AdapterConfig = AdapterConfig()
+    prompt: PromptConfig = PromptConfig()
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
+    )
+    rows: Literal["all", "unread"] = Field(
+        default="all",
+        description="`unread`: explain only training pairs that the workspace's own backbone has not read and so "
+        "cannot recite; set backbone.share below 1",
+    )
+    align: Literal["none", "explanations", "profiles"] = Field(
+        default="profiles",
+        description="start the adapter from a regression, on each training node's embedding, of the words of its "
+        "training explanations, or of its title and profile too",
+    )
+    epochs: Count = 3
+    warmup_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="epochs in which the adapter first learns to put each embedding into words (titles and profiles)",
+    )
+    batch_size: Count = Field(default=32, description="rows a step, over all workers")
+    learning_rate: Rate = 3e-3
+    weight_decay: float = Field(default=1e-2, ge=0)
+    warmup_share: Share = Field(
+        default=0.05, description="share of the steps in which the learning rate rises; then cosine"
+    )
+    clip: Rate = Field(default=1.0, description="gradient norm limit")
+    validate_every: Count = Field(default=100, description="steps between validations and checkpoints")
+    patience: Count = Field(default=5, description="validations without a better loss before stopping")
+    max_length: Count = Field(
+        default=512, description="longest sequence, in tokens; a longer row is cut in its profiles"
+    )
+    seed: int = 0
+    compute: TuneCompute = TuneCompute()
+
+
+class ExplainCompute(Section):
+    actors: tuple[Count, Count] = Field(default=(1, 1), description="smallest and largest number of engine actors")
+    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
+    cpus_per_actor: Annotated[float, Field(ge=0)] = 1
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads an actor; default: the machine's cores over the actors"
+    )
+    batch_size: Count = Field(default=64, description="pairs generated together")
+    rows_per_block: Count = Field(
+        default=256, description="pairs a written file, which is also the step of a resumed run"
+    )
+
+
+class ExplainConfig(Section):
+    """Batch explanation of pairs."""
+
+    requests: str | None = Field(
+        default=None, description="parquet of (user, item) or (user_id, item_id); default: the split's explained pairs"
+    )
+    split: Literal["train", "val", "test"] = "test"
+    limit: int | None = Field(default=None, ge=1, description="explain only the first so many pairs")
+    controls: tuple[Literal["shuffled", "off"], ...] = Field(
+        default=(), description="also explain with embeddings shuffled among users and items, or without any signal"
+    )
+    max_words: Count = Field(default=50, description="generation stops at the end of a sentence within this many words")
+    max_new_tokens: Count = 128
+    temperature: float = Field(default=0.0, ge=0, description="0: greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    seed: int = 0
+    compute: ExplainCompute = ExplainCompute()
+
+    @field_validator("controls", mode="before")
+    @classmethod
+    def _off_is_a_name(cls, value: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return ["off" if v is False else v for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,86 @@
+"""The settings of a whole run: every stage's section, and the order of the stages."""
+
+from typing import Any
+
+from pydantic import ConfigDict, Field, model_validator
+
+from xrec.config.base import Section
+from xrec.config.data import ImportConfig, PreprocessConfig, SampleConfig
+from xrec.config.embed import EmbedConfig
+from xrec.config.evaluation import EvaluateConfig, ReportConfig
+from xrec.config.explainer import BackboneConfig, ExplainConfig, TuneConfig
+from xrec.config.ingest import IngestConfig
+from xrec.config.profile import ProfileConfig
+
+STAGES = (
+    "sample",
+    "import",
+    "ingest",
+    "preprocess",
+    "profile",
+    "embed",
+    "backbone",
+    "tune",
+    "explain",
+    "evaluate",
+    "report",
+)
+
+
+class RunConfig(Section):
+    """Every stage's section; a run does those that are present, in the order of `STAGES`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    workspace: str | None = Field(default=None, description="the run's folder or URI; `--workspace` overrides it")
+    sample: SampleConfig | None = None
+    import_: ImportConfig | None = Field(default=None, alias="import")
+    ingest: IngestConfig | None = None
+    preprocess: PreprocessConfig | None = None
+    profile: ProfileConfig | None = None
+    embed: EmbedConfig | None = None
+    backbone: BackboneConfig | None = None
+    tune: TuneConfig | None = None
+    explain: ExplainConfig | None = None
+    evaluate: EvaluateConfig | None = None
+    report: ReportConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backbone_reads_what_tuning_asks(cls, values: Any) -> Any:
+        backbone, tune = (values.get(s) for s in ("backbone", "tune")) if isinstance(values, dict) else (None, None)
+        if isinstance(backbone, dict) and isinstance(tune, dict) and "prompt" in tune:
+            return {**values, "backbone": {"prompt": tune["prompt"], **backbone}}
+        return values
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        given = [name for name in ("sample", "import", "ingest") if self.section(name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"{' and '.join(f'`{name}`' for name in given)} are given; a workspace has one source of data, keep one"
+            )
+        return self
+
+    def stages(self) -> list[str]:
+        """The stages this config names, in running order."""
+        return [s for s in STAGES if self.section(s) is not None]
+
+    def section(self, stage: str) -> Any:
+        """The section of `stage`, or None."""
+        return getattr(self, "import_" if stage == "import" else stage)
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "sample": SampleConfig,
+    "import": ImportConfig,
+    "ingest": IngestConfig,
+    "preprocess": PreprocessConfig,
+    "profile": ProfileConfig,
+    "embed": EmbedConfig,
+    "backbone": BackboneConfig,
+    "tune": TuneConfig,
+    "explain": ExplainConfig,
+    "evaluate": EvaluateConfig,
+    "report": ReportConfig,
+}
