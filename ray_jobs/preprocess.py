@@ -1,7 +1,7 @@
 """Stage `preprocess`: a workspace's source tables to indices and the one split (`xrec.data.preprocess`)."""
 
 from xrec.config import PreprocessConfig
-from xrec.data.preprocess import OPTIONAL_TABLES, REQUIRED_TABLES, leak_metrics, preprocess
+from xrec.data.preprocess import COLUMNS, OPTIONAL_TABLES, REQUIRED_TABLES, leak_metrics, preprocess
 from xrec.workspace import Workspace
 
 
@@ -19,7 +19,8 @@ def run(workspace: Workspace, config: PreprocessConfig, *, force: bool = False, 
     if stage.done:
         return f"preprocess: already finished ({workspace}/preprocess)"
     optional = [name for name in OPTIONAL_TABLES if workspace.has_table("data", name)]
-    source = {name: workspace.read_table("data", name) for name in (*REQUIRED_TABLES, *optional)}
+    # Without the reviews' texts: they need not fit into memory.
+    source = {name: workspace.read_table("data", name, COLUMNS.get(name)) for name in (*REQUIRED_TABLES, *optional)}
     tables, metrics = preprocess(source, config)
     for name, table in tables.items():
         stage.write_table(name, table)

@@ -146,12 +146,14 @@ def spec_of(name: str) -> TableSpec:
     return TABLES[name]
 
 
-def validate(name: str, table: pa.Table) -> pa.Table:
+def validate(name: str, table: pa.Table, columns: list[str] | None = None) -> pa.Table:
     """Check `table` against the schema called `name` and return it in the schema's column order and types.
 
     Args:
         name: a key of `TABLES`.
         table: any number of rows; types that cast without loss (int64 to int32, large_string to string) are cast.
+        columns: the part of the schema that is read: other columns are neither checked nor returned, and keys only
+            where all of their columns are read. Default: the whole schema.
 
     Returns:
         The table with exactly the schema's columns (an open table keeps its further columns, last); a nullable column
@@ -160,16 +162,18 @@ def validate(name: str, table: pa.Table) -> pa.Table:
     Raises:
         TableError: naming the table, the column, the first bad row (0-based) with its value, and the remedy.
     """
-    spec = spec_of(name)
+    spec = spec_of(name) if columns is None else _part_of(name, columns)
+    if columns is not None:
+        table = table.select([c for c in table.column_names if c in columns])
     _check_column_names(name, spec, table)
-    columns = {column.name: _checked_column(name, column, table) for column in spec.schema}
+    checked = {column.name: _checked_column(name, column, table) for column in spec.schema}
     for column, values in spec.allowed.items():
-        _check_allowed(name, column, columns[column], values)
-    _check_key(name, spec.key, columns)
+        _check_allowed(name, column, checked[column], values)
+    _check_key(name, spec.key, checked)
     if spec.open:
-        columns.update({c: table[c] for c in table.column_names if c not in columns})
-    fields = [spec.schema.field(c) if c in spec.schema.names else pa.field(c, columns[c].type) for c in columns]
-    return pa.table(list(columns.values()), schema=pa.schema(fields))
+        checked.update({c: table[c] for c in table.column_names if c not in checked})
+    fields = [spec.schema.field(c) if c in spec.schema.names else pa.field(c, checked[c].type) for c in checked]
+    return pa.table(list(checked.values()), schema=pa.schema(fields))
 
 
 def from_rows(name: str, rows: list[dict]) -> pa.Table:
@@ -180,6 +184,16 @@ def from_rows(name: str, rows: list[dict]) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise TableError(f"table {name!r}: {error}; give values of the schema's types:\n{schema}") from error
     return validate(name, table)
+
+
+def _part_of(name: str, columns: list[str]) -> TableSpec:
+    spec = spec_of(name)
+    unknown = [c for c in columns if c not in spec.schema.names]
+    if unknown and not spec.open:
+        raise ValueError(f"table {name!r} has no column {unknown[0]!r}; it has {', '.join(spec.schema.names)}")
+    fields = [field for field in spec.schema if field.name in columns]
+    key = spec.key if set(spec.key) <= set(columns) else ()
+    return TableSpec(pa.schema(fields), key, {c: v for c, v in spec.allowed.items() if c in columns}, spec.open)
 
 
 def _check_column_names(name: str, spec: TableSpec, table: pa.Table) -> None:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -90,8 +90,14 @@ class Workspace:
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Write a file whole or not at all (temporary name, then rename)."""
-        with self._atomic(self.path(*parts)) as temporary, self.fs.open(temporary, "wb") as file:
+        with self.open_new(*parts) as file:
             file.write(data)
+
+    @contextmanager
+    def open_new(self, *parts: str) -> Iterator[BinaryIO]:
+        """A file to write to, which appears when the block has succeeded, and never else."""
+        with self._atomic(self.path(*parts)) as temporary, self.fs.open(temporary, "wb") as file:
+            yield file
 
     def read_json(self, *parts: str) -> Any:
         return json.loads(self.read_bytes(*parts))
@@ -102,9 +108,12 @@ class Workspace:
     def read_table(self, stage: str, name: str, columns: list[str] | None = None) -> pa.Table:
         """Table `name` of a stage: `<stage>/<name>.parquet`, or every parquet file in the folder `<stage>/<name>/`.
 
+        Args:
+            columns: read these alone; a nullable one that the files lack is null.
+
         Raises:
             WorkspaceError: the table is not there.
-            TableError: it breaks its schema (checked when all columns are read).
+            TableError: what is read breaks its schema.
         """
         single = f"{name}.parquet"
         if self.exists(stage, single):
@@ -118,12 +127,16 @@ class Workspace:
             )
         parts = [self._read_parquet(path, columns) for path in paths]
         table = pa.concat_tables(parts, promote_options="default")
-        return tables.validate(name, table) if columns is None else table
+        return tables.validate(name, table, columns)
 
-    def write_table(self, table: pa.Table, stage: str, name: str) -> None:
-        """Validate against the schema called `name` and write `<stage>/<name>.parquet` atomically."""
+    def write_table(self, table: pa.Table, stage: str, name: str, part: str | None = None) -> None:
+        """Validate against the schema called `name` and write `<stage>/<name>.parquet` atomically.
+
+        With `part`, write `<stage>/<name>/<part>.parquet` instead, one file of a table that several processes write.
+        """
         table = tables.validate(name, table)
-        with self._atomic(self.path(stage, f"{name}.parquet")) as temporary, self.fs.open(temporary, "wb") as file:
+        target = self.path(stage, f"{name}.parquet" if part is None else f"{name}/{part}.parquet")
+        with self._atomic(target) as temporary, self.fs.open(temporary, "wb") as file:
             pq.write_table(table, file, compression="zstd")
 
     def has_table(self, stage: str, name: str) -> bool:
@@ -133,13 +146,19 @@ class Workspace:
         """The stage that holds the text table `name`: `profile` when it wrote one, else `preprocess`."""
         return "profile" if self.has_table("profile", name) else "preprocess"
 
+    def text_inputs(self) -> list[str]:
+        """The stages beside `preprocess` that texts come from: `profile` when it has begun, finished or not."""
+        return ["profile"] if self.files("profile") else []
+
     def read_text_table(self, name: str) -> pa.Table:
         """`item_profiles`, `user_profiles` or `explanations`, from whichever stage holds it."""
         return self.read_table(self.text_stage(name), name)
 
     def _read_parquet(self, path: str, columns: list[str] | None) -> pa.Table:
         with self.fs.open(path, "rb") as file:
-            return pq.read_table(file, columns=columns)
+            source = pq.ParquetFile(file)
+            there = source.schema_arrow.names
+            return source.read(columns=None if columns is None else [c for c in columns if c in there])
 
     # Folders of files (checkpoints, adapters) ----------------------------------------------------------------------
 
@@ -179,6 +198,12 @@ class Workspace:
         if self.fs.exists(path):
             self.fs.rm(path, recursive=True)
             self.fs.invalidate_cache()
+
+    def remove_unfinished(self, stage: str) -> None:
+        """Remove the files that a killed run of a stage was writing when it died."""
+        for path in self.fs.find(self.path(stage)):
+            if ".tmp-" in str(path).rsplit("/", 1)[-1]:
+                self.fs.rm(path)
 
     @contextmanager
     def _atomic(self, target: str, replace_folder: bool = False) -> Iterator[str]:
@@ -225,6 +250,7 @@ class Workspace:
         inputs: list[str] | None = None,
         external: dict[str, str] | None = None,
         force: bool = False,
+        reopen: bool = False,
     ) -> "StageRun":
         """Begin, resume, or recognise as finished the stage `name`.
 
@@ -234,6 +260,7 @@ class Workspace:
             inputs: the finished stages that this one reads.
             external: further inputs, name -> content hash (`hash_files`).
             force: discard what is there instead of refusing a mismatch, and rebuild a finished stage.
+            reopen: keep what a finished stage has written, but let it go on as an unfinished one.
 
         Returns:
             A `StageRun`; when its `done` is true, the caller returns without work.
@@ -258,9 +285,11 @@ class Workspace:
                     f"workspace {self.uri}: the stage {name!r} was {state} with another {'; '.join(differences)}. "
                     "Pass --force to discard and rebuild it, or use another workspace"
                 )
-        done = earlier == MANIFEST
+        done = earlier == MANIFEST and not reopen
         if not done:
             self.write_json({"fingerprint": fingerprint, "time": time.time()}, name, STARTED)
+            if earlier == MANIFEST:
+                self.remove(name, MANIFEST)
         return StageRun(self, name, fingerprint, done)
 
     def output_hash(self, stage: str) -> str:
@@ -345,4 +374,4 @@ class StageRun:
 
 def _verb(stage: str) -> str:
     """The command that writes a stage's folder."""
-    return "`xrec sample` or `xrec import`" if stage == "data" else f"`xrec {stage}`"
+    return "`xrec ingest`, `xrec import` or `xrec sample`" if stage == "data" else f"`xrec {stage}`"

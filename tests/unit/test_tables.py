@@ -126,3 +126,19 @@ def test_repeated_keys_are_found_as_a_loop_finds_them(seed):
     last = min(max(i for i, p in enumerate(pairs) if p == pair) for pair in repeated)
     user, item = pairs[last]
     assert f"row {last}: the key user={user}, item={item} occurs {pairs.count(pairs[last])} times" in str(caught.value)
+
+
+def test_a_part_of_the_columns_is_checked_by_itself():
+    table = pa.table({"item_id": ["a", "b"], "title": ["A", "B"], "unknown": [1, 2]})
+    assert validate("items", table.drop_columns("unknown"), ["title"]).column_names == ["title"]
+    found = validate("items", table.select(["title", "item_id"]), ["item_id", "title", "description"])
+    assert found.column_names == ["item_id", "title", "description"] and found["description"].null_count == 2
+    twice = pa.table({"item_id": ["a", "a"], "title": ["A", None]})
+    with pytest.raises(TableError, match="occurs 2 times"):
+        validate("items", twice, ["item_id"])
+    with pytest.raises(TableError, match="column 'title', row 1: value None is null"):
+        validate("items", twice, ["title"])
+    with pytest.raises(TableError, match="'item_id' is missing"):
+        validate("items", table.select(["title"]), ["item_id"])
+    with pytest.raises(ValueError, match="no column 'name'"):
+        validate("items", table, ["name"])

@@ -1,4 +1,4 @@
-"""Where interactions and texts come from: the sample world, a published release; and how they are indexed and split."""
+"""Where interactions and texts come from (sample world, release, raw dumps), and how they are indexed and split."""
 
 from xrec.data.preprocess import leak_metrics, preprocess
 from xrec.data.release import ReleaseError, read_release

@@ -18,6 +18,8 @@ from xrec.data.filters import Counts, add_published_split, interaction_pairs, k_
 from xrec.data.splitting import choose_zero_shot, split_pairs
 
 REQUIRED_TABLES = ("reviews", "items")
+# What is read of the tables that may be large; of the others, everything.
+COLUMNS = {"reviews": ["user_id", "item_id", "rating"], "items": ["item_id", "title"]}
 OPTIONAL_TABLES = ("source_item_profiles", "source_user_profiles", "source_explanations", "source_split")
 
 
@@ -25,7 +27,8 @@ def preprocess(source: dict[str, pa.Table], config: PreprocessConfig) -> tuple[d
     """Filter, index and split the tables of a source.
 
     Args:
-        source: the `REQUIRED_TABLES` and any of the `OPTIONAL_TABLES`, valid by `tables.validate`.
+        source: the `REQUIRED_TABLES` and any of the `OPTIONAL_TABLES`, valid by `tables.validate`; of those in
+            `COLUMNS`, these columns are enough.
         config: the filters and the split.
 
     Returns:

@@ -2,10 +2,13 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ray_jobs import import_release, preprocess, sample
 from xrec.config import ConfigError, ImportConfig, PreprocessConfig, SampleConfig
+from xrec.tables import TableError, from_rows
 from xrec.workspace import Workspace, WorkspaceError
 
 SAMPLE = SampleConfig(users=40, items=20, interactions_per_user=6)
@@ -102,3 +105,30 @@ def test_a_source_without_texts_or_leaks_is_preprocessed(workspace, release):
     assert "0 explanations" in preprocess.run(workspace, PreprocessConfig())
     assert not workspace.has_table("preprocess", "explanations")
     assert not [name for name in workspace.read_json("preprocess", "metrics.json") if name.startswith("leak/")]
+
+
+def test_preprocess_reads_no_texts_but_checks_what_it_reads(tmp_path):
+    """A dump's texts need not fit into memory: the column is not even of the right type here."""
+    workspace = Workspace(tmp_path)
+    stage = workspace.stage("data", {"source": "test"})
+    pairs = {"user_id": ["u1", "u1", "u2"], "item_id": ["a", "b", "a"], "rating": [5.0, 4.0, 1.0]}
+    for part in range(2):
+        rows = pa.table(pairs | {"text": [[part]] * 3, "timestamp": ["no number"] * 3})
+        with workspace.open_new("data", "reviews", f"part-{part}.parquet") as file:
+            pq.write_table(rows, file)
+    stage.write_table("items", from_rows("items", [{"item_id": "a", "title": "A"}]))
+    stage.finish({})
+    preprocess.run(workspace, PreprocessConfig(min_rating=2))
+    assert workspace.read_table("preprocess", "interactions").num_rows == 2
+    assert workspace.read_table("preprocess", "items_index")["title"].to_pylist() == ["A", "item b"]
+
+
+def test_preprocess_refuses_reviews_that_break_their_schema(tmp_path):
+    workspace = Workspace(tmp_path)
+    stage = workspace.stage("data", {"source": "test"})
+    with workspace.open_new("data", "reviews.parquet") as file:
+        pq.write_table(pa.table({"user_id": ["u1", ""], "item_id": ["a", "b"]}), file)
+    stage.write_table("items", from_rows("items", []))
+    stage.finish({})
+    with pytest.raises(TableError, match="'reviews', column 'user_id', row 1: value '' is empty"):
+        preprocess.run(workspace, PreprocessConfig())
