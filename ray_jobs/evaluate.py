@@ -192,8 +192,7 @@ def _counts(predictions: pa.Table, joined: pa.Table, empty: int) -> dict[str, di
 def _inputs(workspace: Workspace) -> list[str]:
     """The stages that the evaluation rests on; those that only some runs have are named by the ones they fed."""
     own_backbone = "backbone" in workspace.manifest("tune")["fingerprint"]["inputs"]
-    profiled = any(workspace.has_table("profile", t) for t in ("explanations", "item_profiles", "user_profiles"))
-    return ["preprocess", "embed", "tune", "explain", *["backbone"] * own_backbone, *["profile"] * profiled]
+    return ["preprocess", "embed", "tune", "explain", *["backbone"] * own_backbone, *workspace.text_inputs()]
 
 
 def _headline(figures: dict[str, float]) -> str:

@@ -19,7 +19,7 @@ from xrec.workspace import Workspace, WorkspaceError
 
 # `import` is a keyword, so its module has another name.
 _MODULES = {"import": "import_release"}
-_ON_RAY = ("tune", "explain")
+_ON_RAY = ("ingest", "profile", "tune", "explain")
 # Packages of the extras: a stage that needs one says which extra to install.
 _EXTRAS = {
     "bert_score": "evaluation",
@@ -59,15 +59,20 @@ def run_stage(
     overrides: list[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
+    **flags: bool,
 ) -> str:
     """Run one stage with the config file's section for it, or with its defaults; returns its summary line.
+
+    Args:
+        flags: what this stage's function knows beside `force` and `dry_run`.
 
     Raises:
         ConfigError: the config is wrong, or no workspace is named.
         WorkspaceError: the workspace does not allow the stage to run.
     """
     config = load_config(config_path, overrides)
-    return run(open_workspace(workspace, config), section_config(stage, config), force=force, dry_run=dry_run)
+    section = section_config(stage, config)
+    return run(open_workspace(workspace, config), section, force=force, dry_run=dry_run, **flags)
 
 
 def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bool) -> Iterator[tuple[float, str]]:
@@ -91,6 +96,7 @@ def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bo
 def _start_ray(config: RunConfig) -> None:
     """Start or join the session of all stages, wide enough for the widest."""
     from ray_jobs.explain import cpus_needed
+    from ray_jobs.profile import cpus_needed as profile_cpus
     from ray_jobs.runtime import start_ray
 
     needs = [os.cpu_count() or 1]
@@ -98,11 +104,16 @@ def _start_ray(config: RunConfig) -> None:
         needs.append(math.ceil(config.tune.compute.workers * config.tune.compute.cpus_per_worker))
     if config.explain is not None:
         needs.append(cpus_needed(config.explain.compute))
+    if config.profile is not None:
+        needs.append(profile_cpus(config.profile))
     start_ray(max(needs))
 
 
-def main(stage: str, run: StageFunction) -> None:
+def main(stage: str, run: StageFunction, flags: dict[str, str] | None = None) -> None:
     """The command line of one stage's module: what `ray job submit` runs.
+
+    Args:
+        flags: further keyword arguments of `run`, with what they mean; each becomes an option.
 
     Exits with 0 when done, 1 on an error that the user can mend (its last line on stderr says what and how), 2 on
     wrong usage. Unexpected errors keep their traceback.
@@ -118,9 +129,12 @@ def main(stage: str, run: StageFunction) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="repeatable")
     parser.add_argument("--force", action="store_true", help="discard what is there and build it anew")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    for flag, meaning in (flags or {}).items():
+        parser.add_argument(f"--{flag}", action="store_true", help=meaning)
     given = parser.parse_args()
+    chosen = {flag: getattr(given, flag) for flag in flags or {}}
     with errors_for_users():
-        print(run_stage(stage, run, given.workspace, given.config, given.set, given.force, given.dry_run))
+        print(run_stage(stage, run, given.workspace, given.config, given.set, given.force, given.dry_run, **chosen))
 
 
 @contextmanager

@@ -106,9 +106,7 @@ def _refuse_unreachable(workspace: Workspace) -> None:
 
 
 def _inputs(workspace: Workspace, config: TuneConfig) -> tuple[list[str], dict[str, str]]:
-    inputs = ["preprocess", "embed"]
-    if any(workspace.text_stage(t) == "profile" for t in ("explanations", "item_profiles", "user_profiles")):
-        inputs.append("profile")
+    inputs = ["preprocess", "embed", *workspace.text_inputs()]
     if config.backbone is None:
         return [*inputs, "backbone"], {}
     return inputs, {"backbone": hash_files(config.backbone)} if os.path.isdir(config.backbone) else {}

@@ -65,10 +65,11 @@ def _stage(
     overrides: list[str] | None,
     force: bool,
     dry_run: bool,
+    **flags: bool,
 ) -> None:
     from ray_jobs.job import run_stage, stage_function
 
-    typer.echo(run_stage(stage, stage_function(stage), workspace, config, overrides, force, dry_run))
+    typer.echo(run_stage(stage, stage_function(stage), workspace, config, overrides, force, dry_run, **flags))
 
 
 @app.command(epilog="Example: xrec sample --workspace runs/demo --users 600 --items 300 --seed 0")
@@ -104,6 +105,25 @@ def import_release(
     _stage("import", workspace, config, [*(overrides or []), path], force, dry_run)
 
 
+@app.command(epilog="Example: xrec ingest yelp review.json business.json --workspace runs/yelp")
+def ingest(
+    source: Annotated[str, typer.Argument(help="Whose layout: yelp, amazon, google or generic.")],
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Reviews and item metadata; paths, globs or URIs; default: the config's.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Read raw dumps of reviews and item metadata, of any size, on Ray Data."""
+    given = [f"ingest.source={source}"]
+    if files:
+        given.append(f"ingest.files={json.dumps(files, ensure_ascii=False)}")
+    _stage("ingest", workspace, config, [*(overrides or []), *given], force, dry_run)
+
+
 @app.command(epilog="Example: xrec preprocess --workspace runs/demo --set preprocess.k_core=5")
 def preprocess(
     workspace: WorkspaceOption = None,
@@ -114,6 +134,23 @@ def preprocess(
 ) -> None:
     """Filter reviews, give contiguous ids, and make the one split."""
     _stage("preprocess", workspace, config, overrides, force, dry_run)
+
+
+@app.command(
+    epilog="Example: xrec profile --workspace runs/demo --set profile.backend=openai --set profile.model=gpt-4o-mini"
+)
+def profile(
+    workspace: WorkspaceOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write the rows that failed again, and nothing else.")
+    ] = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Write profiles of users and items, and ground-truth explanations, from the reviews, on Ray Data."""
+    _stage("profile", workspace, config, overrides, force, dry_run, repair=repair)
 
 
 @app.command(epilog="Example: xrec embed --workspace runs/demo --set embed.layers=3")

@@ -1,0 +1,180 @@
+"""Texts written by Ray Data actors: each has one writer (an endpoint's client, or the extractive one), blocks go in.
+
+An actor works on several blocks at once, so that a slow row holds up nothing but its own block. The actors share one
+rate limit and one budget, which live in an actor of their own. What a writer does is `xrec.profiles`' business.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from pydantic import SecretStr
+from ray.data import ActorPoolStrategy, DataContext
+
+from ray_jobs.shared_limits import RemoteLimits, SharedLimits
+from xrec.config import ProfileConfig, TextKind
+from xrec.profiles import parts
+from xrec.profiles.accounting import Budget, cost_of
+from xrec.profiles.answers import Answer, FatalError, Writer
+from xrec.profiles.prompts import Prompts
+from xrec.profiles.rate_limit import CallLimits
+from xrec.profiles.tokens import estimate_message_tokens
+from xrec.workspace import Workspace
+
+Work = dict[int, list[int] | None]
+"""Block -> the rows of it to write anew; None: all, it has not been written yet."""
+# Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
+_MOST_TASKS = 20_000
+_MOST_WAITING = 100_000
+
+
+class WritingActor:
+    """A writer as Ray Data's actors run it: blocks of requests in, files of texts out.
+
+    Args:
+        workspace: whose requests are written.
+        config: the stage's settings.
+        kind: which texts.
+        key: the endpoint's key; None for the extractive writer.
+        shared: the `SharedLimits` of all actors; None where nothing is limited.
+    """
+
+    def __init__(self, workspace: Workspace, config: ProfileConfig, kind: TextKind, key: SecretStr | None, shared: Any):
+        self.workspace, self.config, self.kind, self.shared = workspace, config, kind, shared
+        self.prompts = Prompts(config.prompts, config.max_words)
+        self.price = config.compute.prices.get(config.model or "")
+        # The extractive writer is given no prompt.
+        self.prompt_hash = "" if config.backend == "extractive" else self.prompts.hash(kind)
+        self.writer = make_writer(config, self.prompts, key, RemoteLimits(shared) if shared is not None else None)
+
+    async def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
+        """Write one block; returns what became of it, as a row of lists of one."""
+        block, rows = int(batch["block"][0]), json.loads(str(batch["rows"][0]))
+        result: dict[str, Any] = {"block": block, "deferred": False, "fatal": ""}
+        requests = parts.read_block(self.workspace, self.kind, block)
+        chosen = requests if rows is None else requests.take(rows)
+        records = chosen["record"].to_pylist()
+        reserved = self._cost_at_most(records)
+        if reserved and not await self.shared.reserve_cost.remote(reserved, self.config.compute.deadline):
+            return _columns(result | {"deferred": True}, [])
+        answers: list[Answer] = []
+        try:
+            answers = await self.writer.write(self.kind, records)
+            parts.write_part(self.workspace, self.kind, block, requests, answers, self.prompt_hash, self.price, rows)
+        except FatalError as error:
+            result["fatal"] = str(error)
+        finally:
+            if reserved:
+                await self.shared.settle_cost.remote(reserved, sum(self._cost(answer) for answer in answers))
+        return _columns(result, answers)
+
+    def _cost(self, answer: Answer) -> float:
+        return cost_of(answer.tokens_in, answer.tokens_out, self.price) or 0.0
+
+    def _cost_at_most(self, records: list[str]) -> float:
+        if self.config.compute.spend_cap is None or self.price is None:
+            return 0.0
+        tokens = sum(estimate_message_tokens(self.prompts.messages(self.kind, record)) for record in records)
+        return cost_of(tokens, len(records) * self.config.max_tokens, self.price) or 0.0
+
+
+def make_writer(config: ProfileConfig, prompts: Prompts, key: SecretStr | None, limits: CallLimits | None) -> Writer:
+    """The writer that the settings ask for: extractive, or a chat endpoint's."""
+    if config.backend == "extractive":
+        from xrec.profiles.extractive import ExtractiveWriter
+
+        return ExtractiveWriter(config.max_words)
+    from xrec.profiles.client import OpenAIClient
+    from xrec.profiles.writer import ChatWriter
+
+    compute = config.compute
+    client = OpenAIClient(
+        model=config.model or "",
+        base_url=compute.base_url,
+        api_key=key.get_secret_value() if key is not None else "none",
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        structured_output=config.structured_output,
+        request_timeout=compute.request_timeout,
+        concurrency=compute.concurrency,
+    )
+    return ChatWriter(
+        client,
+        prompts,
+        max_words=config.max_words,
+        concurrency=compute.concurrency,
+        deadline=compute.deadline,
+        max_attempts=compute.max_attempts,
+        limits=limits,
+    )
+
+
+def write_blocks(
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work, key: SecretStr | None, spent: float
+) -> Iterator[dict[str, Any]]:
+    """Have the blocks written; yields what became of each as it ends.
+
+    Yields:
+        `block`, `rows`, `failed`, `tokens_in`, `tokens_out`, `attempts`, and `deferred`: it was not begun, because it
+        does not fit into the budget.
+
+    Raises:
+        FatalError: no further call can succeed.
+    """
+    compute = config.compute
+    shared = None
+    if config.backend != "extractive" and (
+        compute.requests_per_minute or compute.tokens_per_minute or compute.spend_cap
+    ):
+        # Never restarted: it would have forgotten what is spent.
+        shared = ray.remote(num_cpus=0, max_concurrency=_MOST_WAITING)(SharedLimits).remote(
+            compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
+        )
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    with DataContext.current(context):
+        rows = ray.data.from_items(
+            [{"block": block, "rows": json.dumps(chosen)} for block, chosen in work.items()],
+            override_num_blocks=min(len(work), _MOST_TASKS),
+        )
+        results = rows.map_batches(
+            WritingActor,
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                min_size=compute.actors[0],
+                max_size=max(compute.actors[0], min(compute.actors[1], len(work))),
+                max_concurrent_calls_per_actor=blocks_at_once(config),
+                max_tasks_in_flight_per_actor=blocks_at_once(config),
+            ),
+            fn_constructor_args=(workspace, config, kind, key, shared),
+            num_cpus=1 if config.backend == "extractive" else compute.cpus_per_actor,
+        )
+        for result in results.iter_rows():
+            if result["fatal"]:
+                raise FatalError(result["fatal"])
+            yield result
+
+
+def blocks_at_once(config: ProfileConfig) -> int:
+    """Blocks that an actor works on together: enough to keep its requests open while the last rows of one end.
+
+    With `rows_per_block` it bounds what a kill makes an actor write again.
+    """
+    if config.backend == "extractive":
+        return 1
+    return math.ceil(config.compute.concurrency / config.compute.rows_per_block) + 1
+
+
+def _columns(result: dict[str, Any], answers: list[Answer]) -> dict[str, list]:
+    counted = result | {
+        "rows": len(answers),
+        "failed": sum(answer.status == "failed" for answer in answers),
+        "tokens_in": sum(answer.tokens_in for answer in answers),
+        "tokens_out": sum(answer.tokens_out for answer in answers),
+        "attempts": sum(answer.attempts for answer in answers),
+    }
+    return {name: [value] for name, value in counted.items()}

@@ -1,0 +1,161 @@
+"""The vLLM engine that writes texts: from the stage's settings to what `ray.data.llm` is given.
+
+Nothing here imports vLLM: the engine lives in processes of its own.
+"""
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from ray.data.llm import vLLMEngineProcessorConfig
+
+from ray_jobs.runtime import cluster_limit
+from xrec.config import ProfileCompute, ProfileConfig, TextKind
+from xrec.profiles.answers import FatalError
+from xrec.profiles.prompts import SCHEMAS
+
+# An engine on the CPU would bind its threads to all cores by itself, each engine to the same ones.
+_CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
+# Settings of ours among the engine's arguments.
+_CHAT_TEMPLATE = "chat_template"
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b")
+_CAUSE_CHARACTERS = 500
+
+
+def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConfig:
+    """What `ray.data.llm` runs: engines alone, since prompts come as token ids and texts come back as text.
+
+    Args:
+        config: the stage's settings.
+        blocks: blocks to write; more engines than these are not started.
+    """
+    compute = config.compute
+    on_cpu = compute.gpus_per_actor == 0
+    arguments = {name: value for name, value in compute.engine.items() if name != _CHAT_TEMPLATE}
+    if compute.gpus_per_actor > 1:
+        arguments.setdefault("tensor_parallel_size", int(compute.gpus_per_actor))
+    least, most = compute.actors
+    environment = _ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {}) | compute.engine_environment
+    return vLLMEngineProcessorConfig(
+        model_source=config.model or "",
+        engine_kwargs=arguments,
+        batch_size=compute.rows_per_block,
+        concurrency=(least, max(least, min(most, blocks))),
+        placement_group_config={"bundles": _bundles(compute, arguments)},
+        runtime_env={"env_vars": environment},
+        # A row that the engine refuses becomes a failed row, and costs no other one its answer.
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        chat_template_stage={"enabled": False},
+        tokenize_stage={"enabled": False},
+        detokenize_stage={"enabled": False},
+    )
+
+
+def _bundles(compute: ProfileCompute, arguments: dict[str, Any]) -> list[dict[str, float]]:
+    """Logical resources of one engine's workers."""
+    cpus = max(1.0, compute.cpus_per_actor)
+    if compute.gpus_per_actor == 0:
+        return [{"CPU": cpus}]
+    workers = arguments.get("tensor_parallel_size", 1) * arguments.get("pipeline_parallel_size", 1)
+    return [{"CPU": cpus / workers, "GPU": compute.gpus_per_actor / workers}] * workers
+
+
+def check_resources(config: ProfileConfig) -> None:
+    """Refuse what Ray would wait for without end.
+
+    Raises:
+        FatalError: the cluster has too few CPUs or GPUs for the least number of engines.
+    """
+    compute, limit = config.compute, cluster_limit()
+    least = compute.actors[0]
+    # One more for the tasks that read the requests.
+    needs = {"CPU": least * max(1.0, compute.cpus_per_actor) + 1, "GPU": least * compute.gpus_per_actor}
+    for name, needed in needs.items():
+        if limit.get(name, 0.0) < needed:
+            raise FatalError(
+                f"the vLLM backend needs {name} {needed:g} ({least} engines), but Ray has {limit.get(name, 0.0):g}; "
+                "lower profile.compute.actors, cpus_per_actor or gpus_per_actor, or give Ray more"
+            )
+
+
+def sampling_parameters(config: ProfileConfig, kind: TextKind) -> dict[str, Any]:
+    """vLLM's sampling parameters; the schema as text, because Ray Data would fill a table's gaps with nulls."""
+    parameters: dict[str, Any] = {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    if config.structured_output == "json_schema":
+        parameters["structured_outputs"] = {"json": json.dumps(SCHEMAS[kind])}
+    elif config.structured_output == "json_object":
+        parameters["structured_outputs"] = {"json_object": True}
+    return parameters
+
+
+def load_chat_tokenizer(config: ProfileConfig) -> Any:
+    """The model's tokenizer, known to turn our messages into a prompt; loaded once a process.
+
+    Raises:
+        FatalError: there is no such model, or its chat template is missing or does not take a system message.
+    """
+    engine = config.compute.engine
+    return _load_chat_tokenizer(
+        engine.get("tokenizer") or config.model or "",
+        engine.get("tokenizer_revision") or engine.get("revision"),
+        bool(engine.get("trust_remote_code", False)),
+        engine.get(_CHAT_TEMPLATE),
+        config.model or "",
+    )
+
+
+@functools.cache
+def _load_chat_tokenizer(
+    source: str, revision: str | None, trust_remote_code: bool, template: str | None, model: str
+) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise FatalError(
+            f"the tokenizer of profile.model = {model!r} does not load ({_first_line(error)}); name a model on the "
+            "Hugging Face hub or a folder that every node can read"
+        ) from error
+    if template is not None:
+        tokenizer.chat_template = Path(template).read_text() if os.path.isfile(template) else template
+    if not tokenizer.chat_template:
+        raise FatalError(
+            f"the model {model!r} has no chat template, so it does not say how a chat becomes a prompt; name an "
+            "instruction-tuned model, or set profile.compute.engine.chat_template to a Jinja template or its file"
+        )
+    try:
+        tokenizer.apply_chat_template(
+            [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}],
+            add_generation_prompt=True,
+        )
+    except jinja2.TemplateError as error:
+        raise FatalError(
+            f"the chat template of {model!r} does not take a system and a user message ({_first_line(error)}); set "
+            "profile.compute.engine.chat_template to one that does"
+        ) from error
+    return tokenizer
+
+
+def start_error(config: ProfileConfig, error: Exception) -> FatalError:
+    """The error for users of engines that did not start or that Ray gave up."""
+    from ray._private.worker import global_worker
+
+    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()] or [repr(error)]
+    # The innermost error comes last, and may go on for a few lines.
+    last = next((n for n in reversed(range(len(lines))) if _ERROR_LINE.match(lines[n])), len(lines) - 1)
+    cause = " ".join(lines[last : last + 4])[:_CAUSE_CHARACTERS]
+    node = global_worker.node
+    logs = f"; the engine's log is among {node.get_session_dir_path()}/logs/worker-*" if node else ""
+    return FatalError(f"the vLLM engine for profile.model = {config.model!r} failed: {cause}{logs}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

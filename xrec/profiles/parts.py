@@ -1,0 +1,203 @@
+"""The files of the stage `profile`: the requests, cut into blocks, and one result file a block.
+
+Block k's requests are a row group of `profile/work/<kind>_requests/`, its result is `profile/<table>/part-<k>.parquet`.
+The name of a result follows from its block, and a file appears whole or not at all: whoever does a block again, after a
+kill or beside a process that was given up for dead, replaces a file and doubles no row. Who writes the texts is
+`writer.py`'s business, who does which block `ray_jobs`'.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+# pyright: reportAttributeAccessIssue=false
+# (pyarrow.compute makes its functions at import, where pyright cannot see them)
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from xrec.config import Price, TextKind
+from xrec.profiles.accounting import cost_of
+from xrec.profiles.answers import Answer
+from xrec.workspace import Workspace, WorkspaceError
+
+STAGE, WORK = "profile", "work"
+TABLE: dict[TextKind, str] = {
+    "item_profile": "item_profiles",
+    "user_profile": "user_profiles",
+    "explanation": "explanations",
+}
+KEYS: dict[TextKind, tuple[str, ...]] = {
+    "item_profile": ("item",),
+    "user_profile": ("user",),
+    "explanation": ("user", "item", "split", "feature"),
+}
+_TEXT: dict[TextKind, str] = {"item_profile": "profile", "user_profile": "profile", "explanation": "explanation"}
+_INDEX = "index.json"
+# Row groups a file: enough that files are few, few enough that a file's footer is read in no time.
+_BLOCKS_PER_FILE = 64
+
+
+@dataclass(frozen=True)
+class RequestIndex:
+    """What the requests of a kind amount to.
+
+    Attributes:
+        rows: requests, over all blocks.
+        blocks: blocks, numbered from 0.
+        characters: of their records, together.
+    """
+
+    rows: int
+    blocks: int
+    characters: int
+
+
+def write_requests(workspace: Workspace, kind: TextKind, blocks: Iterable[pa.Table]) -> RequestIndex:
+    """Write the requests of a kind, a block a table, unless they are there already; returns what they amount to.
+
+    Args:
+        blocks: tables of the key columns and `record`, each a block.
+    """
+    folder = (STAGE, WORK, f"{kind}_requests")
+    if workspace.exists(*folder, _INDEX):
+        return RequestIndex(**workspace.read_json(*folder, _INDEX))
+    workspace.remove(*folder)
+    rows = count = characters = 0
+    for first, group in _grouped(blocks, _BLOCKS_PER_FILE):
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, group[0].schema, compression="zstd") as writer:
+            for table in group:
+                writer.write_table(table, row_group_size=max(1, len(table)))
+                rows, count = rows + len(table), count + 1
+                characters += pc.sum(pc.utf8_length(table["record"])).as_py() or 0
+        workspace.write_bytes(sink.getvalue().to_pybytes(), *folder, _file(first // _BLOCKS_PER_FILE))
+    index = RequestIndex(rows, count, characters)
+    workspace.write_json(asdict(index), *folder, _INDEX)
+    return index
+
+
+def read_block(workspace: Workspace, kind: TextKind, block: int) -> pa.Table:
+    """The requests of a block: its key columns and `record`."""
+    path = workspace.path(STAGE, WORK, f"{kind}_requests", _file(block // _BLOCKS_PER_FILE))
+    with workspace.fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(block % _BLOCKS_PER_FILE)
+
+
+def write_part(
+    workspace: Workspace,
+    kind: TextKind,
+    block: int,
+    requests: pa.Table,
+    answers: Sequence[Answer],
+    prompt_hash: str,
+    price: Price | None,
+    rows: Sequence[int] | None = None,
+) -> None:
+    """Write the result of a block.
+
+    Args:
+        requests: what `read_block` gave.
+        answers: one a request or, with `rows`, one a row named there.
+        prompt_hash: `Prompts.hash(kind)`.
+        price: what a million tokens cost; None leaves `cost` null.
+        rows: write the result anew with other answers for these rows; all others stay as they are.
+
+    Raises:
+        ValueError: there are more or fewer answers than rows.
+    """
+    expected = len(requests) if rows is None else len(rows)
+    if len(answers) != expected:
+        raise ValueError(f"{kind} block {block}: {len(answers)} answers for {expected} rows; give one a row")
+    if rows is None:
+        table = _result(kind, requests.select(KEYS[kind]), answers, prompt_hash, price)
+    else:
+        earlier = read_part(workspace, kind, block)
+        keys = requests.select(KEYS[kind]).take(pa.array(rows, pa.int64()))
+        answers = [_after(earlier, row, answer) for row, answer in zip(rows, answers, strict=True)]
+        again = _result(kind, keys, answers, prompt_hash, price).select(earlier.column_names).cast(earlier.schema)
+        place = np.arange(len(earlier))
+        place[list(rows)] = len(earlier) + np.arange(len(rows))
+        table = pa.concat_tables([earlier, again]).take(pa.array(place))
+    workspace.write_table(table, STAGE, TABLE[kind], part=part_name(block))
+
+
+def read_part(workspace: Workspace, kind: TextKind, block: int) -> pa.Table:
+    """The result of a block, in the order of its requests."""
+    with workspace.fs.open(workspace.path(STAGE, TABLE[kind], f"{part_name(block)}.parquet"), "rb") as file:
+        return pq.ParquetFile(file).read()
+
+
+def part_name(block: int) -> str:
+    return f"part-{block:06d}"
+
+
+def done_blocks(workspace: Workspace, kind: TextKind) -> set[int]:
+    """The blocks whose result is written."""
+    return {int(name.removeprefix("part-").removesuffix(".parquet")) for name in workspace.files(STAGE, TABLE[kind])}
+
+
+def failed_rows(workspace: Workspace, kind: TextKind) -> dict[int, list[int]]:
+    """Block -> its rows that failed, of the blocks that have any."""
+    failed = {}
+    for block in sorted(done_blocks(workspace, kind)):
+        status = read_part(workspace, kind, block)["status"].to_numpy()
+        if (rows := np.flatnonzero(status == "failed")).size:
+            failed[block] = rows.tolist()
+    return failed
+
+
+def check_complete(workspace: Workspace, kind: TextKind, index: RequestIndex, table: pa.Table) -> None:
+    """Raise WorkspaceError unless the kind's result holds as many rows as were requested."""
+    if len(table) != index.rows:
+        raise WorkspaceError(
+            f"{workspace.path(STAGE, TABLE[kind])} holds {len(table):,} rows of {index.rows:,}; files of it were "
+            "altered or removed, run `xrec profile` again"
+        )
+
+
+def _after(earlier: pa.Table, row: int, answer: Answer) -> Answer:
+    """The new answer to a row, with what the earlier ones took added: it was spent."""
+    before = earlier.slice(row, 1).to_pylist()[0]
+    return replace(
+        answer,
+        tokens_in=answer.tokens_in + before["tokens_in"],
+        tokens_out=answer.tokens_out + before["tokens_out"],
+        attempts=answer.attempts + (before["attempts"] or 0),
+    )
+
+
+def _result(
+    kind: TextKind, keys: pa.Table, answers: Sequence[Answer], prompt_hash: str, price: Price | None
+) -> pa.Table:
+    def column(name: str, type_: pa.DataType) -> pa.Array:
+        return pa.array([getattr(answer, name) for answer in answers], type_)
+
+    columns = {name: keys[name] for name in keys.column_names} | {
+        _TEXT[kind]: column("text", pa.string()),
+        "model": column("model", pa.string()),
+        "prompt_hash": pa.repeat(prompt_hash, len(answers)),
+        "tokens_in": column("tokens_in", pa.int64()),
+        "tokens_out": column("tokens_out", pa.int64()),
+        "status": column("status", pa.string()),
+        "error": column("error", pa.string()),
+        "attempts": column("attempts", pa.int32()),
+        "latency": column("latency", pa.float32()),
+        "cost": pa.array([cost_of(a.tokens_in, a.tokens_out, price) for a in answers], pa.float64()),
+    }
+    return pa.table(columns)
+
+
+def _file(number: int) -> str:
+    return f"part-{number:05d}.parquet"
+
+
+def _grouped(blocks: Iterable[pa.Table], size: int) -> Iterator[tuple[int, list[pa.Table]]]:
+    first, group = 0, []
+    for block in blocks:
+        group.append(block)
+        if len(group) == size:
+            yield first, group
+            first, group = first + size, []
+    if group:
+        yield first, group
