@@ -9,8 +9,10 @@ workers does not count. Every figure is a ratio within this run, the median of s
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
@@ -19,15 +21,20 @@ from rich.table import Table
 
 from ray_jobs.profile_actors import write_blocks
 from ray_jobs.runtime import start_ray
-from tests.chat_server import ServerProcess, server_process
 from xrec.config import ProfileConfig, WritingPrompts
 from xrec.profiles import parts
 from xrec.profiles.prompts import Prompts
 from xrec.workspace import Workspace
 
+if TYPE_CHECKING:
+    from tests.chat_server import ServerProcess
+
+ROOT = Path(__file__).resolve().parents[1]
 LATENCY = 0.2
 LIMIT_PER_MINUTE = 6000
 SATURATED_AT = 32
+# A limiter that has been idle lets a second's worth through at once; what counts is the rate after that.
+_BURST = 2.0
 
 
 def requests(rows: int, size: int) -> list[pa.Table]:
@@ -44,13 +51,14 @@ def requests(rows: int, size: int) -> list[pa.Table]:
     return [table.slice(start, size) for start in range(0, rows, size)]
 
 
-def rate(server: ServerProcess) -> float:
-    """Requests a second, from the first to the last."""
+def rate(server: "ServerProcess", skip: float = 0.0) -> float:
+    """Requests a second, from the first to the last; the first `skip` seconds left out."""
     times = sorted(at for at, *_ in server.get("log"))
+    times = [at for at in times if at >= times[0] + skip]
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def ours(server: ServerProcess, rows: int, **compute) -> float:
+def ours(server: "ServerProcess", rows: int, skip: float = 0.0, **compute) -> float:
     server.post("reset")
     settings = {"base_url": server.url, "rows_per_block": 32, "request_timeout": 60.0} | compute
     config = ProfileConfig.model_validate({"backend": "openai", "model": "m", "compute": settings})
@@ -61,10 +69,10 @@ def ours(server: ServerProcess, rows: int, **compute) -> float:
         results = list(write_blocks(workspace, config, "explanation", work, None, 0.0))
         assert sum(result["rows"] for result in results) == rows
         assert not sum(result["failed"] for result in results)
-    return rate(server)
+    return rate(server, skip)
 
 
-def built_in(server: ServerProcess, rows: int, actors: int) -> float:
+def built_in(server: "ServerProcess", rows: int, actors: int) -> float:
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
     server.post("reset")
@@ -91,7 +99,10 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1200, help="rows of one measurement")
     given = parser.parse_args()
-    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, str(ROOT))
+    os.environ["PYTHONPATH"] = str(ROOT)
+    from tests.chat_server import server_process
+
     start_ray(12)
     ray.data.DataContext.get_current().enable_progress_bars = False
     table = Table(title=f"Texts through an endpoint that answers after {LATENCY * 1000:.0f} ms")
@@ -104,7 +115,7 @@ def main() -> None:
     repeat = range(given.repetitions)
     with server_process("--latency", str(LATENCY)) as server:
         wide = {"actors": (2, 2), "concurrency": 256}
-        limited = [ours(server, given.rows, requests_per_minute=LIMIT_PER_MINUTE, **wide) for _ in repeat]
+        limited = [ours(server, given.rows, _BURST, requests_per_minute=LIMIT_PER_MINUTE, **wide) for _ in repeat]
         add(
             f"limited to {LIMIT_PER_MINUTE:,} a minute, 2 actors",
             limited,

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from ray_jobs.profile_progress import ProfileProgress
 from ray_jobs.runtime import start_ray
 from xrec.config import TEXT_KINDS, ProfileConfig, TextKind
+from xrec.data.preprocess import leak_metrics
 from xrec.profiles import parts
 from xrec.profiles.accounting import Estimate, TokenCounter, estimate, failure_reasons, spent, text_metrics
 from xrec.profiles.answers import FatalError
@@ -169,6 +170,9 @@ def _finish(stage: StageRun, prepared: dict[TextKind, parts.RequestIndex], secon
                 f"profile: all {len(table):,} {parts.TABLE[kind]} failed; the first: {first}. Mend the cause and run "
                 "`xrec profile --repair`"
             )
+    if workspace.has_table(STAGE, parts.TABLE["explanation"]):
+        read = (workspace.read_table(s, t) for s, t in (("preprocess", "interactions"), (STAGE, "explanations")))
+        metrics |= leak_metrics(*read)
     stage.finish(metrics, exclude=(f"{parts.WORK}/",))
     return metrics
 

@@ -7,6 +7,8 @@ rate limit and one budget, which live in an actor of their own. What a writer do
 import json
 import logging
 import math
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -134,7 +136,9 @@ def write_blocks(
             compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
         )
     context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
+    # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
+    submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
+    context.enable_progress_bars = submitted and not sys.stderr.isatty()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     with DataContext.current(context):
         rows = ray.data.from_items(

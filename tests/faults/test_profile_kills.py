@@ -86,7 +86,7 @@ def test_killed_actor_and_killed_driver(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_ten_thousand_rows_against_an_endpoint_full_of_faults(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    workspace = make_raw_workspace(tmp_path / "w", users=800, items=300, interactions=12)
+    workspace = make_raw_workspace(tmp_path / "w", users=800, items=300, interactions=14)
     rates = {"429": 0.10, "500-text": 0.03, "500-json": 0.02, "malformed": 0.02, "hang": 0.01}
     arguments = [part for name, rate in rates.items() for part in (f"--rate-{name}", str(rate))]
     compute = {"concurrency": 128, "rows_per_block": 64, "request_timeout": 4.0, "deadline": 40.0, "actors": (2, 2)}

@@ -64,6 +64,8 @@ def test_extractive_texts_without_any_endpoint(workspace, ray_session):
         (r["user"], r["item"]): r["feature"] for r in truth if r["split"] != "fold_in"
     }
     assert "profile:" in summary
+    figures = workspace.read_json("profile", "metrics.json")
+    assert {v for name, v in figures.items() if name.startswith("leak/")} == {0}
     assert "already finished" in run(workspace, ProfileConfig())
     assert workspace.text_stage("explanations") == "profile"
 

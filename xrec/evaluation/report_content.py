@@ -49,6 +49,10 @@ def figures(workspace: Workspace, stage: str) -> dict[str, float]:
 def headline(workspace: Workspace, summary: dict | None) -> dict[str, Any]:
     """The data, the split and the few figures that a reader looks for first."""
     data, known = _settings(workspace, "data"), figures(workspace, "preprocess")
+    written = figures(workspace, "profile")
+    if "explanations/rows" in written:
+        known |= {"explanations": written["explanations/rows"]}
+        known |= {name: value for name, value in written.items() if name.startswith("leak/")}
     return {
         "dataset": _dataset(data),
         "workspace": workspace.uri.rpartition("/")[2],
@@ -65,6 +69,7 @@ def headline(workspace: Workspace, summary: dict | None) -> dict[str, Any]:
         ],
         "split": _split_sentence(_settings(workspace, "preprocess"), known),
         "leak": _leak_sentence(known),
+        "texts": _texts_sentence(_settings(workspace, "profile"), written),
         "results": _results(summary, figures(workspace, "embed")),
     }
 
@@ -236,6 +241,17 @@ def _leak_sentence(known: dict[str, float]) -> str:
         f"Leak: {int(leaked):,}{of} explained test pairs are edges of the training graph, so the figures on the test "
         "split flatter the model."
     )
+
+
+def _texts_sentence(settings: dict, written: dict[str, float]) -> str:
+    """Who wrote the profiles and the ground truth, where this workspace's own stage did."""
+    if not written:
+        return ""
+    rows = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/rows"))
+    failed = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/failed"))
+    writer = "key phrases of the reviews, without a language model" if "writer" in settings else settings["model"]
+    of = f"; {int(failed):,} of {int(rows):,} failed" if failed else ""
+    return f"Profiles and ground-truth explanations were written by {writer}{of}."
 
 
 def _settings(workspace: Workspace, stage: str) -> dict:

@@ -137,6 +137,15 @@ def test_absent_stages_are_named_with_their_command(tmp_path):
     assert "come with `xrec preprocess`" not in text
 
 
+def test_the_writer_of_the_texts_is_named():
+    sentence = report_content._texts_sentence
+    written = {"item_profiles/rows": 40.0, "explanations/rows": 160.0, "explanations/failed": 0.0}
+    assert "without a language model" in sentence({"writer": "extractive-yake-1"}, written)
+    written |= {"explanations/failed": 3.0, "explanations/failed/refused": 3.0}
+    assert sentence({"model": "m-7"}, written).endswith("were written by m-7; 3 of 200 failed.")
+    assert sentence({}, {}) == ""
+
+
 def test_a_leaking_split_is_called_out():
     sentence = report_content._leak_sentence
     leaky = {"leak/explained_test_pairs_in_train_graph": 81, "explanations/test": 100}
