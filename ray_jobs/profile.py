@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from ray_jobs.profile_progress import ProfileProgress
 from ray_jobs.runtime import start_ray
-from xrec.config import TEXT_KINDS, ProfileConfig, TextKind
+from xrec.config import TEXT_KINDS, ConfigError, ProfileConfig, TextKind
 from xrec.data.preprocess import leak_metrics
 from xrec.profiles import parts
 from xrec.profiles.accounting import Estimate, TokenCounter, estimate, failure_reasons, spent, text_metrics
@@ -83,7 +83,10 @@ def _key(config: ProfileConfig) -> SecretStr | None:
         return None
     from xrec.profiles.client import OpenAIClient
 
-    return SecretStr(OpenAIClient.api_key_from(config.compute.api_key_variable, config.compute.base_url))
+    try:
+        return SecretStr(OpenAIClient.api_key_from(config.compute.api_key_variable, config.compute.base_url))
+    except FatalError as error:
+        raise ConfigError(f"profile: {error}") from error
 
 
 def _blocks(workspace: Workspace, config: ProfileConfig, kind: TextKind) -> Iterator[pa.Table]:

@@ -16,6 +16,7 @@ import ray
 from pydantic import SecretStr
 from ray.data import ActorPoolStrategy, DataContext
 
+from ray_jobs.runtime import cluster_limit
 from ray_jobs.shared_limits import RemoteLimits, SharedLimits
 from xrec.config import ProfileConfig, TextKind
 from xrec.profiles import parts
@@ -127,6 +128,7 @@ def write_blocks(
         FatalError: no further call can succeed.
     """
     compute = config.compute
+    check_resources(config)
     shared = None
     if config.backend != "extractive" and (
         compute.requests_per_minute or compute.tokens_per_minute or compute.spend_cap
@@ -155,12 +157,31 @@ def write_blocks(
                 max_tasks_in_flight_per_actor=blocks_at_once(config),
             ),
             fn_constructor_args=(workspace, config, kind, key, shared),
-            num_cpus=1 if config.backend == "extractive" else compute.cpus_per_actor,
+            num_cpus=_cpus(config),
         )
         for result in results.iter_rows():
             if result["fatal"]:
                 raise FatalError(result["fatal"])
             yield result
+
+
+def check_resources(config: ProfileConfig) -> None:
+    """Refuse what Ray would wait for without end.
+
+    Raises:
+        FatalError: the cluster has too few CPUs for the least number of actors.
+    """
+    least, has = config.compute.actors[0], cluster_limit().get("CPU", 0.0)
+    if has < least * _cpus(config):
+        raise FatalError(
+            f"{least} actors need {least * _cpus(config):g} CPUs, but Ray has {has:g}; lower profile.compute.actors or "
+            "cpus_per_actor, or give Ray more"
+        )
+
+
+def _cpus(config: ProfileConfig) -> float:
+    """Logical CPUs of an actor: one that waits for an endpoint needs little, one that extracts works all the time."""
+    return 1.0 if config.backend == "extractive" else config.compute.cpus_per_actor
 
 
 def blocks_at_once(config: ProfileConfig) -> int:

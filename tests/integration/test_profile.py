@@ -7,7 +7,7 @@ import pytest
 from ray_jobs.profile import run
 from tests.chat_server import server_process
 from tests.raw_world import as_overrides, expected_keys, keys, make_raw_workspace, profile_config
-from xrec.config import ProfileConfig
+from xrec.config import ConfigError, ProfileConfig
 from xrec.workspace import Workspace, WorkspaceError
 
 KEY = "sk-secret-of-this-test"
@@ -180,12 +180,19 @@ def test_the_key_is_in_no_log_of_ray(workspace, endpoint, ray_session):
 def test_no_key_no_text_no_model_are_said_plainly(workspace, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY")
     config = ProfileConfig.model_validate({"backend": "openai", "model": "m"})
-    with pytest.raises(Exception, match=r"OPENAI_API_KEY"):
+    with pytest.raises(ConfigError, match=r"the environment variable OPENAI_API_KEY is not set"):
         run(workspace, config)
+    assert not workspace.exists("profile"), "a run that cannot begin has left something"
     with pytest.raises(ValueError, match=r"model is not set, and backend = openai needs one"):
         ProfileConfig.model_validate({"backend": "openai"})
     with pytest.raises(ValueError, match=r"no price for 'm'"):
         ProfileConfig.model_validate({"backend": "openai", "model": "m", "compute": {"spend_cap": 1}})
+
+
+def test_more_actors_than_the_cluster_can_hold_are_refused(workspace, endpoint, ray_session):
+    config = profile_config(endpoint.url, compute={"actors": (100, 100), "cpus_per_actor": 2})
+    with pytest.raises(WorkspaceError, match=r"100 actors need 200 CPUs, but Ray has 4"):
+        run(workspace, config)
 
 
 def test_the_command_line_takes_the_same_settings(workspace, endpoint):
