@@ -291,7 +291,9 @@ def test_force_rebuilds_a_finished_stage(quick_workspace):
 
 
 def test_a_stage_needs_its_inputs_finished(quick_workspace):
-    with pytest.raises(WorkspaceError, match=r"'data' has not finished; run `xrec ingest`, `xrec import` or `xrec sample` first"):
+    with pytest.raises(
+        WorkspaceError, match=r"'data' has not finished; run `xrec ingest`, `xrec import` or `xrec sample` first"
+    ):
         quick_workspace.stage("preprocess", {}, inputs=["data"])
     quick_workspace.stage("data", {}).write_json("result.json", 1)
     with pytest.raises(WorkspaceError, match=r"the stage 'data' has not finished"):

@@ -249,9 +249,11 @@ def _texts_sentence(settings: dict, written: dict[str, float]) -> str:
         return ""
     rows = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/rows"))
     failed = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/failed"))
-    writer = "key phrases of the reviews, without a language model" if "writer" in settings else settings["model"]
+    how = "made of the reviews' key phrases, without a language model"
+    if "writer" not in settings:
+        how = f"written by {settings['model']} from the reviews"
     of = f"; {int(failed):,} of {int(rows):,} failed" if failed else ""
-    return f"Profiles and ground-truth explanations were written by {writer}{of}."
+    return f"Profiles and ground-truth explanations were {how}{of}."
 
 
 def _settings(workspace: Workspace, stage: str) -> dict:

@@ -142,7 +142,7 @@ def test_the_writer_of_the_texts_is_named():
     written = {"item_profiles/rows": 40.0, "explanations/rows": 160.0, "explanations/failed": 0.0}
     assert "without a language model" in sentence({"writer": "extractive-yake-1"}, written)
     written |= {"explanations/failed": 3.0, "explanations/failed/refused": 3.0}
-    assert sentence({"model": "m-7"}, written).endswith("were written by m-7; 3 of 200 failed.")
+    assert sentence({"model": "m-7"}, written).endswith("were written by m-7 from the reviews; 3 of 200 failed.")
     assert sentence({}, {}) == ""
 
 
