@@ -28,7 +28,6 @@ from xrec.profiles.records import check_sources, count_records, record_batches
 from xrec.workspace import StageRun, Workspace, WorkspaceError
 
 STAGE = parts.STAGE
-Work = dict[int, list[int] | None]
 # Records that a tokenizer reads in a dry run.
 _SAMPLE = 500
 
@@ -93,14 +92,16 @@ def _blocks(workspace: Workspace, config: ProfileConfig, kind: TextKind) -> Iter
     return record_batches(workspace, config, kind, config.compute.rows_per_block)
 
 
-def _work(workspace: Workspace, kind: TextKind, index: parts.RequestIndex, repair: bool) -> Work:
+def _work(workspace: Workspace, kind: TextKind, index: parts.RequestIndex, repair: bool) -> parts.Work:
     """The blocks to do: those without a result and, to repair, the failed rows of the others."""
     done = parts.done_blocks(workspace, kind)
-    work: Work = {block: None for block in range(index.blocks) if block not in done}
+    work: parts.Work = {block: None for block in range(index.blocks) if block not in done}
     return work | (parts.failed_rows(workspace, kind) if repair else {})
 
 
-def _write_kind(workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work, key: SecretStr | None) -> None:
+def _write_kind(
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: parts.Work, key: SecretStr | None
+) -> None:
     """Do the blocks of one kind of text."""
     if not work:
         return
@@ -126,7 +127,7 @@ def _results(
     workspace: Workspace,
     config: ProfileConfig,
     kind: TextKind,
-    work: Work,
+    work: parts.Work,
     key: SecretStr | None,
     progress: ProfileProgress,
 ) -> Iterable[dict[str, Any]]:
@@ -198,7 +199,7 @@ def _summary(metrics: dict[str, float], workspace: Workspace) -> str:
 
 def _dry_run(workspace: Workspace, config: ProfileConfig) -> str:
     """Rows, tokens and cost of what is still to be written, counted without sending anything."""
-    price = config.compute.prices.get(config.model or "")
+    price = config.price
     first = next(record_batches(workspace, config, "explanation", _SAMPLE), None)
     counter = TokenCounter(config.tokenizer, first["record"].to_pylist() if first is not None else [])
     prompts = Prompts(config.prompts, config.max_words)

@@ -20,15 +20,12 @@ from ray_jobs.runtime import cluster_limit
 from ray_jobs.shared_limits import RemoteLimits, SharedLimits
 from xrec.config import ProfileConfig, TextKind
 from xrec.profiles import parts
-from xrec.profiles.accounting import Budget, cost_of
+from xrec.profiles.accounting import Budget, cost_at_most, cost_of
 from xrec.profiles.answers import Answer, FatalError, Writer
 from xrec.profiles.prompts import Prompts
 from xrec.profiles.rate_limit import CallLimits
-from xrec.profiles.tokens import estimate_message_tokens
 from xrec.workspace import Workspace
 
-Work = dict[int, list[int] | None]
-"""Block -> the rows of it to write anew; None: all, it has not been written yet."""
 # Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
 _MOST_TASKS = 20_000
 _MOST_WAITING = 100_000
@@ -48,7 +45,7 @@ class WritingActor:
     def __init__(self, workspace: Workspace, config: ProfileConfig, kind: TextKind, key: SecretStr | None, shared: Any):
         self.workspace, self.config, self.kind, self.shared = workspace, config, kind, shared
         self.prompts = Prompts(config.prompts, config.max_words)
-        self.price = config.compute.prices.get(config.model or "")
+        self.price = config.price
         # The extractive writer is given no prompt.
         self.prompt_hash = "" if config.backend == "extractive" else self.prompts.hash(kind)
         self.writer = make_writer(config, self.prompts, key, RemoteLimits(shared) if shared is not None else None)
@@ -56,32 +53,37 @@ class WritingActor:
     async def __call__(self, batch: dict[str, Any]) -> dict[str, list]:
         """Write one block; returns what became of it, as a row of lists of one."""
         block, rows = int(batch["block"][0]), json.loads(str(batch["rows"][0]))
-        result: dict[str, Any] = {"block": block, "deferred": False, "fatal": ""}
         requests = parts.read_block(self.workspace, self.kind, block)
         chosen = requests if rows is None else requests.take(rows)
         records = chosen["record"].to_pylist()
         reserved = self._cost_at_most(records)
         if reserved and not await self.shared.reserve_cost.remote(reserved, self.config.compute.deadline):
-            return _columns(result | {"deferred": True}, [])
+            return _column(parts.block_result(block, [], deferred=True))
         answers: list[Answer] = []
+        fatal = ""
         try:
             answers = await self.writer.write(self.kind, records)
             parts.write_part(self.workspace, self.kind, block, requests, answers, self.prompt_hash, self.price, rows)
         except FatalError as error:
-            result["fatal"] = str(error)
+            fatal = str(error)
         finally:
             if reserved:
                 await self.shared.settle_cost.remote(reserved, sum(self._cost(answer) for answer in answers))
-        return _columns(result, answers)
+        return _column(parts.block_result(block, answers), fatal)
 
     def _cost(self, answer: Answer) -> float:
         return cost_of(answer.tokens_in, answer.tokens_out, self.price) or 0.0
 
     def _cost_at_most(self, records: list[str]) -> float:
-        if self.config.compute.spend_cap is None or self.price is None:
+        """0 where there is no cap to hold it against."""
+        if self.config.compute.spend_cap is None:
             return 0.0
-        tokens = sum(estimate_message_tokens(self.prompts.messages(self.kind, record)) for record in records)
-        return cost_of(tokens, len(records) * self.config.max_tokens, self.price) or 0.0
+        chats = (self.prompts.messages(self.kind, record) for record in records)
+        return cost_at_most(chats, self.config.max_tokens, self.price)
+
+
+def _column(result: dict[str, Any], fatal: str = "") -> dict[str, list]:
+    return {name: [value] for name, value in (result | {"fatal": fatal}).items()}
 
 
 def make_writer(config: ProfileConfig, prompts: Prompts, key: SecretStr | None, limits: CallLimits | None) -> Writer:
@@ -116,13 +118,12 @@ def make_writer(config: ProfileConfig, prompts: Prompts, key: SecretStr | None, 
 
 
 def write_blocks(
-    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work, key: SecretStr | None, spent: float
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: parts.Work, key: SecretStr | None, spent: float
 ) -> Iterator[dict[str, Any]]:
     """Have the blocks written; yields what became of each as it ends.
 
     Yields:
-        `block`, `rows`, `failed`, `tokens_in`, `tokens_out`, `attempts`, and `deferred`: it was not begun, because it
-        does not fit into the budget.
+        `parts.block_result`, of every block.
 
     Raises:
         FatalError: no further call can succeed.
@@ -192,14 +193,3 @@ def blocks_at_once(config: ProfileConfig) -> int:
     if config.backend == "extractive":
         return 1
     return math.ceil(config.compute.concurrency / config.compute.rows_per_block) + 1
-
-
-def _columns(result: dict[str, Any], answers: list[Answer]) -> dict[str, list]:
-    counted = result | {
-        "rows": len(answers),
-        "failed": sum(answer.status == "failed" for answer in answers),
-        "tokens_in": sum(answer.tokens_in for answer in answers),
-        "tokens_out": sum(answer.tokens_out for answer in answers),
-        "attempts": sum(answer.attempts for answer in answers),
-    }
-    return {name: [value] for name, value in counted.items()}

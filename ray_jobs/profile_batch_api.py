@@ -13,15 +13,13 @@ from pydantic import SecretStr
 from xrec.config import ProfileConfig, TextKind
 from xrec.fingerprint import hash_of
 from xrec.profiles import parts
-from xrec.profiles.accounting import Budget, cost_of
+from xrec.profiles.accounting import Budget, cost_at_most, cost_of
 from xrec.profiles.batch_api import BatchRun
 from xrec.profiles.batch_rows import Account, Correspondent
 from xrec.profiles.client import OpenAIClient
 from xrec.profiles.prompts import Prompts
-from xrec.profiles.tokens import estimate_message_tokens
 from xrec.workspace import Workspace
 
-Work = dict[int, list[int] | None]
 # Each further request of a row may take a day, so there are fewer than an endpoint that answers at once is sent.
 _MOST_ATTEMPTS = 4
 
@@ -32,7 +30,7 @@ def write_blocks(
     workspace: Workspace,
     config: ProfileConfig,
     kind: TextKind,
-    work: Work,
+    work: parts.Work,
     key: SecretStr | None,
     spent: float = 0.0,
     progress: Callable[[str], None] | None = None,
@@ -49,13 +47,12 @@ def write_blocks(
         progress: is told, in a sentence, what happens on the server; default: the log, at level INFO.
 
     Yields:
-        `block`, `rows`, `failed`, `tokens_in`, `tokens_out`, `attempts`, and `deferred`: it was not begun, because it
-        did not fit into the budget.
+        `parts.block_result`, of every block.
 
     Raises:
         FatalError: the endpoint refuses what is sent, or stays out of reach; a rerun goes on where this run stopped.
     """
-    secret, price = key.get_secret_value() if key else "none", config.compute.prices.get(config.model or "")
+    secret = key.get_secret_value() if key is not None else "none"
     prompts = Prompts(config.prompts, config.max_words)
     client = OpenAIClient(
         config.model or "",
@@ -84,26 +81,25 @@ def write_blocks(
         chosen = begun if begun is not None else _affordable(workspace, config, kind, left, prompts, spent)
         if chosen:
             for block, accounts in run.write(chosen):
-                spent += sum(cost_of(a.tokens_in, a.tokens_out, price) or 0.0 for a in accounts)
+                spent += sum(cost_of(a.tokens_in, a.tokens_out, config.price) or 0.0 for a in accounts)
                 if block in left and left[block] == chosen[block]:
                     yield _write(workspace, config, kind, block, left.pop(block), accounts, prompts)
     for block in left:
-        yield _result(block, []) | {"deferred": True}
+        yield parts.block_result(block, [], deferred=True)
 
 
 def _affordable(
-    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work, prompts: Prompts, spent: float
-) -> Work:
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: parts.Work, prompts: Prompts, spent: float
+) -> parts.Work:
     """The blocks that may be begun within the spend cap."""
-    price, cap = config.compute.prices.get(config.model or ""), config.compute.spend_cap
-    if cap is None or price is None:
+    if config.compute.spend_cap is None:
         return work
-    budget, chosen = Budget(cap, spent), {}
+    budget, chosen = Budget(config.compute.spend_cap, spent), {}
     for block, rows in work.items():
         records = parts.read_block(workspace, kind, block)["record"].to_pylist()
         records = records if rows is None else [records[row] for row in rows]
-        tokens = sum(estimate_message_tokens(prompts.messages(kind, record)) for record in records)
-        if not budget.reserve(cost_of(tokens, len(records) * config.max_tokens, price) or 0.0):
+        chats = (prompts.messages(kind, record) for record in records)
+        if not budget.reserve(cost_at_most(chats, config.max_tokens, config.price)):
             break
         chosen[block] = rows
     return chosen
@@ -122,18 +118,5 @@ def _write(
     requests = parts.read_block(workspace, kind, block)
     ordered = [by_row[row] for row in (range(len(requests)) if rows is None else rows)]
     answers = [account.answer(config.model or "") for account in ordered]
-    price = config.compute.prices.get(config.model or "")
-    parts.write_part(workspace, kind, block, requests, answers, prompts.hash(kind), price, rows)
-    return _result(block, ordered)
-
-
-def _result(block: int, accounts: list[Account]) -> dict[str, Any]:
-    return {
-        "block": block,
-        "deferred": False,
-        "rows": len(accounts),
-        "failed": sum(account.state == "failed" for account in accounts),
-        "tokens_in": sum(account.tokens_in for account in accounts),
-        "tokens_out": sum(account.tokens_out for account in accounts),
-        "attempts": sum(account.attempts for account in accounts),
-    }
+    parts.write_part(workspace, kind, block, requests, answers, prompts.hash(kind), config.price, rows)
+    return parts.block_result(block, answers)

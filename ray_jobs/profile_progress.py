@@ -32,7 +32,7 @@ class ProfileProgress:
 
     def __init__(self, workspace: Workspace, config: ProfileConfig, kind: TextKind, blocks: int, cost: float):
         self.table, self.cost = TABLE[kind], cost
-        self.price = config.compute.prices.get(config.model or "")
+        self.price = config.price
         self.counts = dict.fromkeys(_COUNTS, 0)
         self.started = self.logged = time.monotonic()
         self.logged_rows, self.said = 0, ""

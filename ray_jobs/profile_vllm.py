@@ -33,8 +33,6 @@ from xrec.profiles.prompts import Prompts
 from xrec.profiles.writer import corrected
 from xrec.workspace import Workspace
 
-Work = dict[int, list[int] | None]
-"""Block -> the rows of it to write anew; None: all, it has not been written yet."""
 # Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
 _MOST_TASKS = 20_000
 
@@ -48,14 +46,16 @@ class Outcome:
     reason: Reason | Literal[""] = ""
 
 
-def write_blocks(workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work) -> Iterator[dict[str, Any]]:
+def write_blocks(
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: parts.Work
+) -> Iterator[dict[str, Any]]:
     """Have the blocks written; yields what became of each as it ends.
 
     A run that is killed goes on with the blocks that have no file; rows whose first answer was rejected are not asked
     for the first time again.
 
     Yields:
-        `block`, `rows`, `failed`, `tokens_in`, `tokens_out`, `attempts`, and `deferred`, which is always false.
+        `parts.block_result`, of every block.
 
     Raises:
         FatalError: the model has no chat template or takes none of our messages, the cluster is too small, or the
@@ -80,7 +80,7 @@ def write_blocks(workspace: Workspace, config: ProfileConfig, kind: TextKind, wo
 
 
 def _pass(
-    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: Work, again: bool
+    workspace: Workspace, config: ProfileConfig, kind: TextKind, work: parts.Work, again: bool
 ) -> Iterator[tuple[int, dict[int, dict[str, Any]]]]:
     """Run the engines over the blocks; yields each block, with what came of its rows, when it is complete."""
     if not work:
@@ -197,24 +197,15 @@ def _write(
     requests = parts.read_block(workspace, kind, block)
     answers = [outcomes[row].answer for row in (range(len(requests)) if rows is None else rows)]
     prompt_hash = Prompts(config.prompts, config.max_words).hash(kind)
-    price = config.compute.prices.get(config.model or "")
-    parts.write_part(workspace, kind, block, requests, answers, prompt_hash, price, rows)
-    return {
-        "block": block,
-        "deferred": False,
-        "rows": len(answers),
-        "failed": sum(answer.status == "failed" for answer in answers),
-        "tokens_in": sum(answer.tokens_in for answer in answers),
-        "tokens_out": sum(answer.tokens_out for answer in answers),
-        "attempts": sum(answer.attempts for answer in answers),
-    }
+    parts.write_part(workspace, kind, block, requests, answers, prompt_hash, config.price, rows)
+    return parts.block_result(block, answers)
 
 
 def _held_file(kind: TextKind, block: int) -> tuple[str, str]:
     return f"{kind}_first_answers", f"{parts.part_name(block)}.json"
 
 
-def _held(workspace: Workspace, kind: TextKind, work: Work) -> Work:
+def _held(workspace: Workspace, kind: TextKind, work: parts.Work) -> parts.Work:
     """The blocks for whose rows an earlier run left first answers."""
     there, held = set(workspace.files(parts.STAGE, parts.WORK, f"{kind}_first_answers")), {}
     for block, rows in work.items():

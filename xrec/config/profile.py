@@ -93,6 +93,11 @@ class ProfileConfig(Section):
     seed: int = Field(default=0, description="the same seed draws the same reviews and pairs")
     compute: ProfileCompute = ProfileCompute()
 
+    @property
+    def price(self) -> Price | None:
+        """The model's, where the settings have one."""
+        return self.compute.prices.get(self.model or "")
+
     @model_validator(mode="after")
     def _backend_has_what_it_needs(self):
         if self.backend != "extractive" and not self.model:

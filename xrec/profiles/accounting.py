@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.config import ConfigError, Price
-from xrec.profiles.tokens import TOKENS_PER_MESSAGE, estimate_tokens
+from xrec.profiles.tokens import TOKENS_PER_MESSAGE, estimate_message_tokens, estimate_tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ def cost_of(tokens_in: float, tokens_out: float, price: Price | None) -> float |
 def estimate(rows: int, tokens_in: int, max_tokens: int, price: Price | None) -> Estimate:
     """The estimate for `rows` prompts of `tokens_in` tokens together, each answered by at most `max_tokens`."""
     return Estimate(rows, tokens_in, rows * max_tokens, cost_of(tokens_in, rows * max_tokens, price))
+
+
+def cost_at_most(chats: Iterable[list[dict[str, str]]], max_tokens: int, price: Price | None) -> float:
+    """What asking these chats once may cost, as far as their length tells; 0 without a price."""
+    tokens = [estimate_message_tokens(messages) for messages in chats]
+    return cost_of(sum(tokens), len(tokens) * max_tokens, price) or 0.0
 
 
 class Budget:

@@ -35,8 +35,6 @@ from xrec.profiles.batch_rows import (
 from xrec.profiles.batch_server import ENDED, BatchServer
 from xrec.workspace import Workspace
 
-Work = dict[int, list[int] | None]
-
 
 class BatchRun:
     """The batches of one kind of text in one workspace.
@@ -70,13 +68,13 @@ class BatchRun:
         self.server = BatchServer(self.client, api_key)
         self.folder = (parts.STAGE, parts.WORK, f"{self.kind}_batches")
 
-    def unfinished(self) -> Work | None:
+    def unfinished(self) -> parts.Work | None:
         """What an earlier run was about that has not ended; None: there is none."""
         if not self.workspace.exists(*self.folder, "run.json"):
             return None
         return {int(block): rows for block, rows in self.workspace.read_json(*self.folder, "run.json")["work"].items()}
 
-    def write(self, work: Work) -> Iterator[tuple[int, list[Account]]]:
+    def write(self, work: parts.Work) -> Iterator[tuple[int, list[Account]]]:
         """Have the rows written, or go on with the run that has begun; yields each block with its settled accounts.
 
         Args:
@@ -104,7 +102,7 @@ class BatchRun:
 
     # Plans ---------------------------------------------------------------------------------------------------------
 
-    def _begin(self, work: Work) -> Work:
+    def _begin(self, work: parts.Work) -> parts.Work:
         earlier = self.unfinished()
         if earlier is not None:
             return earlier
@@ -113,7 +111,7 @@ class BatchRun:
         self.workspace.write_json(run, *self.folder, "run.json")
         return work
 
-    def _plan(self, number: int, blocks: list[int], work: Work) -> dict[str, Any]:
+    def _plan(self, number: int, blocks: list[int], work: parts.Work) -> dict[str, Any]:
         """Which blocks go into which file of a round, and the batches submitted for them so far."""
         if self.workspace.exists(*self.folder, f"round-{number}.json"):
             return self.workspace.read_json(*self.folder, f"round-{number}.json")
@@ -130,7 +128,7 @@ class BatchRun:
     def _save(self, plan: dict[str, Any], number: int) -> None:
         self.workspace.write_json(plan, *self.folder, f"round-{number}.json")
 
-    def _before(self, number: int, blocks: list[int], work: Work) -> Iterator[tuple[int, list[Account]]]:
+    def _before(self, number: int, blocks: list[int], work: parts.Work) -> Iterator[tuple[int, list[Account]]]:
         """The accounts of blocks as a round finds them."""
         if number == 1:
             for block in blocks:
@@ -156,7 +154,7 @@ class BatchRun:
 
     # Submitting ----------------------------------------------------------------------------------------------------
 
-    def _submit(self, plan: dict[str, Any], number: int, work: Work) -> None:
+    def _submit(self, plan: dict[str, Any], number: int, work: parts.Work) -> None:
         """Create the batches of a round that the server does not have yet."""
         if all(chunk["batch"] for chunk in plan["chunks"]):
             return
@@ -171,7 +169,7 @@ class BatchRun:
             self._save(plan, number)
             self._tell(f"batch {chunk['batch']} of {len(chunk['blocks']):,} blocks is submitted")
 
-    def _create(self, run: str, name: str, number: int, blocks: list[int], work: Work) -> str:
+    def _create(self, run: str, name: str, number: int, blocks: list[int], work: parts.Work) -> str:
         with tempfile.TemporaryFile(prefix="xrec-") as file:
             for block, accounts in self._before(number, blocks, work):
                 file.writelines(self._lines(block, accounts))
@@ -180,7 +178,7 @@ class BatchRun:
 
     # Collecting ----------------------------------------------------------------------------------------------------
 
-    def _collect_all(self, plan: dict[str, Any], number: int, work: Work) -> Iterator[tuple[int, list[Account]]]:
+    def _collect_all(self, plan: dict[str, Any], number: int, work: parts.Work) -> Iterator[tuple[int, list[Account]]]:
         """Poll until every batch of the round has ended; yields blocks as they are settled."""
         waiting = [p for p in range(len(plan["chunks"])) if not self._collected(number, p)]
         while waiting:
@@ -200,7 +198,7 @@ class BatchRun:
                 time.sleep(self.poll_seconds)
 
     def _end(
-        self, plan: dict[str, Any], number: int, position: int, batch: Batch, work: Work
+        self, plan: dict[str, Any], number: int, position: int, batch: Batch, work: parts.Work
     ) -> Iterator[tuple[int, list[Account]]]:
         """Take over what an ended batch brought."""
         chunk = plan["chunks"][position]

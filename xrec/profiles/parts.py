@@ -8,6 +8,7 @@ kill or beside a process that was given up for dead, replaces a file and doubles
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, where pyright cannot see them)
@@ -33,6 +34,8 @@ KEYS: dict[TextKind, tuple[str, ...]] = {
     "explanation": ("user", "item", "split", "feature"),
 }
 _TEXT: dict[TextKind, str] = {"item_profile": "profile", "user_profile": "profile", "explanation": "explanation"}
+Work = dict[int, list[int] | None]
+"""Blocks to write, each with the rows of it to write anew; None: all, it has not been written yet."""
 _INDEX = "index.json"
 # Row groups a file: enough that files are few, few enough that a file's footer is read in no time.
 _BLOCKS_PER_FILE = 64
@@ -126,6 +129,23 @@ def read_part(workspace: Workspace, kind: TextKind, block: int) -> pa.Table:
     """The result of a block, in the order of its requests."""
     with workspace.fs.open(workspace.path(STAGE, TABLE[kind], f"{part_name(block)}.parquet"), "rb") as file:
         return pq.ParquetFile(file).read()
+
+
+def block_result(block: int, answers: Sequence[Answer], deferred: bool = False) -> dict[str, Any]:
+    """What became of a block, in figures.
+
+    Args:
+        deferred: it was not begun, because it does not fit into the budget.
+    """
+    return {
+        "block": block,
+        "deferred": deferred,
+        "rows": len(answers),
+        "failed": sum(answer.status == "failed" for answer in answers),
+        "tokens_in": sum(answer.tokens_in for answer in answers),
+        "tokens_out": sum(answer.tokens_out for answer in answers),
+        "attempts": sum(answer.attempts for answer in answers),
+    }
 
 
 def part_name(block: int) -> str:
