@@ -76,6 +76,7 @@ def test_killed_actor_and_killed_driver(tmp_path, monkeypatch):
         assert at_kill * ROWS_PER_BLOCK < total, "the job was over before it could be killed"
         requests = server.get("stats")["requests"]
         # An answer that arrives after its block's file was seen is counted, hence blocks of both kills.
+        print(f"{total:,} rows, {requests - total} calls repeated after two kills")
         assert total <= requests <= total + 2 * BLOCKS_AT_ONCE * ROWS_PER_BLOCK
         third = start(workspace, config)
         output, _ = third.communicate(timeout=PATIENCE_SECONDS)
@@ -108,4 +109,6 @@ def test_ten_thousand_rows_against_an_endpoint_full_of_faults(tmp_path, monkeypa
     assert all((row["status"] == "ok") == (row["error"] is None) for row in rows)
     assert sum(row["attempts"] for row in rows) == sum(faults.values()), "requests and attempts differ"
     failed = [row["error"] for row in rows if row["status"] == "failed"]
+    latency = max(row["latency"] for row in rows)
+    print(f"{total:,} rows, {len(failed)} failed, {sum(faults.values()):,} requests, longest row {latency:.1f} s: {faults}")
     assert len(failed) < 0.01 * total, failed[:5]
