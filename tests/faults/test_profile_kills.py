@@ -110,5 +110,5 @@ def test_ten_thousand_rows_against_an_endpoint_full_of_faults(tmp_path, monkeypa
     assert sum(row["attempts"] for row in rows) == sum(faults.values()), "requests and attempts differ"
     failed = [row["error"] for row in rows if row["status"] == "failed"]
     latency = max(row["latency"] for row in rows)
-    print(f"{total:,} rows, {len(failed)} failed, {sum(faults.values()):,} requests, longest row {latency:.1f} s: {faults}")
+    print(f"{total:,} rows, {len(failed)} failed, {sum(faults.values()):,} requests, longest {latency:.1f} s: {faults}")
     assert len(failed) < 0.01 * total, failed[:5]
