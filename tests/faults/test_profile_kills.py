@@ -57,6 +57,7 @@ def assert_every_row_once(workspace: Workspace) -> int:
     return total
 
 
+@pytest.mark.slow
 def test_killed_actor_and_killed_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     workspace = make_raw_workspace(tmp_path / "w", users=60, items=40, interactions=10)
