@@ -43,7 +43,8 @@ class WritingActor:
     """
 
     def __init__(self, workspace: Workspace, config: ProfileConfig, kind: TextKind, key: SecretStr | None, shared: Any):
-        self.workspace, self.config, self.kind, self.shared = workspace, config, kind, shared
+        self.workspace, self.config, self.shared = workspace, config, shared
+        self.kind: TextKind = kind
         self.prompts = Prompts(config.prompts, config.max_words)
         self.price = config.price
         # The extractive writer is given no prompt.
@@ -135,9 +136,9 @@ def write_blocks(
         compute.requests_per_minute or compute.tokens_per_minute or compute.spend_cap
     ):
         # Never restarted: it would have forgotten what is spent.
-        shared = ray.remote(num_cpus=0, max_concurrency=_MOST_WAITING)(SharedLimits).remote(
-            compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
-        )
+        limits: Any = ray.remote(num_cpus=0, max_concurrency=_MOST_WAITING)(SharedLimits)
+        budget = Budget(compute.spend_cap, spent)
+        shared = limits.remote(compute.requests_per_minute, compute.tokens_per_minute, budget)
     context = DataContext.get_current().copy()
     # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
     submitted = os.environ.get("RAY_ADDRESS", "local") != "local"

@@ -82,10 +82,11 @@ class RemoteLimits(CallLimits):
 
     async def _current_pauses(self) -> int:
         """How many pauses there were; rows that wake together ask together."""
-        if self.checking is None or self.checking.done():
-            self.checking = asyncio.ensure_future(self.shared.pauses.remote())
+        checking = self.checking
+        if checking is None or checking.done():
+            checking = self.checking = asyncio.ensure_future(self.shared.pauses.remote())
         # Shielded, because a row that is given up must not take the question from the others.
-        return await asyncio.shield(self.checking)
+        return await asyncio.shield(checking)
 
     async def _ask(self) -> None:
         while self.waiting:
