@@ -136,9 +136,10 @@ def write_blocks(
         compute.requests_per_minute or compute.tokens_per_minute or compute.spend_cap
     ):
         # Never restarted: it would have forgotten what is spent.
-        limits: Any = ray.remote(num_cpus=0, max_concurrency=_MOST_WAITING)(SharedLimits)
-        budget = Budget(compute.spend_cap, spent)
-        shared = limits.remote(compute.requests_per_minute, compute.tokens_per_minute, budget)
+        limits: Any = ray.remote(SharedLimits)
+        shared = limits.options(num_cpus=0, max_concurrency=_MOST_WAITING).remote(
+            compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
+        )
     context = DataContext.get_current().copy()
     # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
     submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
