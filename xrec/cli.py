@@ -72,6 +72,20 @@ def _stage(
     typer.echo(run_stage(stage, stage_function(stage), workspace, config, overrides, force, dry_run, **flags))
 
 
+def _plain_verb(stage: str, what: str, example: str) -> None:
+    """Add the verb of a stage that takes the common options and no other."""
+
+    @app.command(stage, help=what, epilog=f"Example: {example}")
+    def verb(
+        workspace: WorkspaceOption = None,
+        config: ConfigOption = None,
+        overrides: SetOption = None,
+        force: ForceOption = False,
+        dry_run: DryRunOption = False,
+    ) -> None:
+        _stage(stage, workspace, config, overrides, force, dry_run)
+
+
 @app.command(epilog="Example: xrec sample --workspace runs/demo --users 600 --items 300 --seed 0")
 def sample(
     workspace: WorkspaceOption = None,
@@ -124,16 +138,11 @@ def ingest(
     _stage("ingest", workspace, config, [*(overrides or []), *given], force, dry_run)
 
 
-@app.command(epilog="Example: xrec preprocess --workspace runs/demo --set preprocess.k_core=5")
-def preprocess(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Filter reviews, give contiguous ids, and make the one split."""
-    _stage("preprocess", workspace, config, overrides, force, dry_run)
+_plain_verb(
+    "preprocess",
+    "Filter reviews, give contiguous ids, and make the one split.",
+    "xrec preprocess --workspace runs/demo --set preprocess.k_core=5",
+)
 
 
 @app.command(
@@ -153,40 +162,21 @@ def profile(
     _stage("profile", workspace, config, overrides, force, dry_run, repair=repair)
 
 
-@app.command(epilog="Example: xrec embed --workspace runs/demo --set embed.layers=3")
-def embed(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Train LightGCN and write the embeddings of users and items."""
-    _stage("embed", workspace, config, overrides, force, dry_run)
-
-
-@app.command(epilog="Example: xrec backbone --workspace runs/demo --set backbone.hidden=192")
-def backbone(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Build the embedded tiny LLaMA on the workspace's own training texts."""
-    _stage("backbone", workspace, config, overrides, force, dry_run)
-
-
-@app.command(epilog="Example: xrec tune --workspace runs/demo --set tune.compute.workers=2")
-def tune(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Tune the adapter against the frozen backbone, on Ray Train with DeepSpeed."""
-    _stage("tune", workspace, config, overrides, force, dry_run)
+_plain_verb(
+    "embed",
+    "Train LightGCN and write the embeddings of users and items.",
+    "xrec embed --workspace runs/demo --set embed.layers=3",
+)
+_plain_verb(
+    "backbone",
+    "Build the embedded tiny LLaMA on the workspace's own training texts.",
+    "xrec backbone --workspace runs/demo --set backbone.hidden=192",
+)
+_plain_verb(
+    "tune",
+    "Tune the adapter against the frozen backbone, on Ray Train with DeepSpeed.",
+    "xrec tune --workspace runs/demo --set tune.compute.workers=2",
+)
 
 
 @app.command(epilog="Examples: xrec explain --workspace runs/demo; xrec explain -w runs/demo --user u12 --item i7")
@@ -208,28 +198,16 @@ def explain(
         _explain_one(workspace, config, overrides, user, item)
 
 
-@app.command(epilog="Example: xrec evaluate --workspace runs/demo")
-def evaluate(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Score the explanations, check that the embeddings cause them, and probe what the embeddings know."""
-    _stage("evaluate", workspace, config, overrides, force, dry_run)
-
-
-@app.command(epilog="Example: xrec report --workspace runs/demo")
-def report(
-    workspace: WorkspaceOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    force: ForceOption = False,
-    dry_run: DryRunOption = False,
-) -> None:
-    """Write report.html: tables, curves and examples on one self-contained page."""
-    _stage("report", workspace, config, overrides, force, dry_run)
+_plain_verb(
+    "evaluate",
+    "Score the explanations, check that the embeddings cause them, and probe what the embeddings know.",
+    "xrec evaluate --workspace runs/demo",
+)
+_plain_verb(
+    "report",
+    "Write report.html: tables, curves and examples on one self-contained page.",
+    "xrec report --workspace runs/demo",
+)
 
 
 @app.command(epilog="Example: xrec run configs/demo.yaml --workspace runs/demo")
