@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 import xrec
 from ray_jobs.job import errors_for_users
 from xrec.cli import app
+from xrec.config import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ["sample", "import", "preprocess", "embed", "backbone", "tune", "explain", "evaluate", "report", "run"]
+VERBS = [*STAGES, "run"]
 
 
 def run_cli(*arguments: str) -> subprocess.CompletedProcess:
@@ -88,6 +89,10 @@ def test_a_changed_setting_is_refused_by_name(tmp_path):
         (["sample", "-w", "W", "--set", "sample.users=-3"], "sample.users = -3"),
         (["run", "absent.yaml", "-w", "W"], "'absent.yaml' does not exist"),
         (["import", "absent", "-w", "W"], "absent"),
+        (["ingest", "ebay", "absent.json", "-w", "W"], "ingest.source = 'ebay'"),
+        (["ingest", "yelp", "absent.json", "-w", "W"], "'absent.json' names no file"),
+        (["profile", "-w", "W"], "'data' has not finished; run `xrec ingest`"),
+        (["profile", "-w", "W", "--set", "profile.backend=openai"], "profile: model is not set"),
     ],
 )
 def test_errors_name_the_cause_on_the_last_line(arguments, said, tmp_path):
@@ -96,6 +101,14 @@ def test_errors_name_the_cause_on_the_last_line(arguments, said, tmp_path):
     assert result.returncode == 1
     assert said in last_line(result.stderr)
     assert "Traceback" not in result.stderr
+
+
+def test_repair_reaches_the_stage(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("ray_jobs.profile.run", lambda *_, **flags: asked.append(flags) or "profile: done")
+    for more in ([], ["--repair"]):
+        assert CliRunner().invoke(app, ["profile", "-w", str(tmp_path / "w"), *more]).output == "profile: done\n"
+    assert [flags["repair"] for flags in asked] == [False, True]
 
 
 def test_a_config_without_stages_is_refused(tmp_path):
