@@ -152,6 +152,11 @@ def start_error(config: ProfileConfig, error: Exception) -> FatalError:
     # The innermost error comes last, and may go on for a few lines.
     last = next((n for n in reversed(range(len(lines))) if _ERROR_LINE.match(lines[n])), len(lines) - 1)
     cause = " ".join(lines[last : last + 4])[:_CAUSE_CHARACTERS]
+    if "vLLM is not installed" in cause:
+        return FatalError(
+            "the vllm backend needs vLLM where Ray's workers run; install it with `pip install 'xrec[vllm-gpu]'`, or on "
+            "a CPU with `make setup-vllm`"
+        )
     node = global_worker.node
     logs = f"; the engine's log is among {node.get_session_dir_path()}/logs/worker-*" if node else ""
     return FatalError(f"the vLLM engine for profile.model = {config.model!r} failed: {cause}{logs}")

@@ -105,6 +105,11 @@ def test_the_innermost_error_of_an_engine_is_shown(tmp_path):
     assert str(error).partition("; the engine's log")[0].endswith("failed: InnerError: 1 mistake dtype: float7")
 
 
+def test_an_absent_vllm_is_named(tmp_path):
+    error = profile_engine.start_error(_config(tmp_path), ValueError("ImportError: vLLM is not installed or failed"))
+    assert "pip install 'xrec[vllm-gpu]'" in str(error)
+
+
 def test_an_unknown_model_is_named(tmp_path):
     with pytest.raises(FatalError, match=r"tokenizer of profile\.model = .*nowhere"):
         profile_engine.load_chat_tokenizer(_config(tmp_path, model=str(tmp_path / "nowhere")))
