@@ -154,7 +154,7 @@ def start_error(config: ProfileConfig, error: Exception) -> FatalError:
     cause = " ".join(lines[last : last + 4])[:_CAUSE_CHARACTERS]
     if "vLLM is not installed" in cause:
         return FatalError(
-            "the vllm backend needs vLLM where Ray's workers run; install it with `pip install 'xrec[vllm-gpu]'`, or on "
+            "the vllm backend needs vLLM where Ray's workers run; install it: `pip install 'xrec[vllm-gpu]'`, or on "
             "a CPU with `make setup-vllm`"
         )
     node = global_worker.node

@@ -75,7 +75,8 @@ def read_lines(stream: BinaryIO, start: int = 0, end: int | None = None, buffer:
         cut = data.rfind(b"\n") + 1
         rest = data[cut:]
         if len(rest) > LONGEST_LINE:
-            too_long.append(position - len(rest))
+            if end is None or position - len(rest) < end:  # else it is the next range's
+                too_long.append(position - len(rest))
             rest, skipping = b"", True
         if cut or too_long:
             yield _lines(data[:cut], position - len(data) if cut else position, end, tuple(too_long))

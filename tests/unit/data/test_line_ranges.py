@@ -4,7 +4,7 @@ import io
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xrec.data import line_ranges
@@ -49,6 +49,7 @@ def test_every_line_once(parts, ended, cuts, buffer):
 
 
 @settings(max_examples=100, deadline=None)
+@example(lengths=[0, 0, 18, 90, 50, 51], cuts=[113], buffer=54)
 @given(st.lists(st.integers(0, 90), max_size=10), st.lists(st.integers(0, 500), max_size=4), st.integers(1, 64))
 def test_lines_too_long_for_memory_are_named_not_read(lengths, cuts, buffer):
     data = b"\n".join(b"x" * length for length in lengths)
