@@ -19,6 +19,7 @@ _OPEN, _CLOSE = ord("{"), ord("}")
 _ALONE = 16
 _BLOCK = 1 << 20  # what the parser takes at once: fits the processor's cache
 
+_NUL = b"\\u0000"
 _UNREADABLE = "unreadable"
 
 Bad = tuple[int, str]  # position in the file, what is wrong with the line
@@ -65,6 +66,8 @@ def _parse_at_once(lines: Lines, schema: pa.Schema) -> pa.Table | None:
     if not ((content[lines.starts] == _OPEN).all() and (content[lines.ends - 1] == _CLOSE).all()):
         return None
     first, last = int(lines.starts[0]), int(lines.ends[-1])
+    if lines.data.find(_NUL, first, last) >= 0:  # which Python's way leaves out of texts, and the parser keeps
+        return None
     data = pa.py_buffer(memoryview(lines.data)[first:last])
     longest = int((lines.ends - lines.starts).max())
     try:

@@ -5,7 +5,7 @@ import json
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xrec.data import json_reviews
@@ -87,6 +87,7 @@ RECORD = st.dictionaries(st.sampled_from(["user", "stars", "time", "other"]), VA
 
 
 @settings(max_examples=60, deadline=None)
+@example(['{"user": "\\u0000"}', "{"])
 @given(st.lists(st.one_of(RECORD.map(json.dumps), st.sampled_from(["{", "}", "{}}", "[{}]", "x"])), max_size=30))
 def test_together_as_alone(lines):
     data = [line.encode("utf-8", "surrogatepass") + b"\n" for line in lines]
