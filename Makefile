@@ -37,7 +37,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -m 'not slow'
 
 test-vllm: $(VLLM_STAMP)
-	$(VLLM_BIN)/python -m pytest tests/vllm
+	$(VLLM_BIN)/python -m pytest -m 'not slow' tests/vllm
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
