@@ -1,5 +1,6 @@
 """Texts written by real vLLM engines inside Ray Data, for the published prompts."""
 
+import re
 import signal
 import threading
 import time
@@ -56,7 +57,8 @@ def test_refused_and_rejected_rows_are_marked_and_a_repair_asks_for_them_alone(r
     for row, reason in zip(before, reasons, strict=True):
         assert reason in ("engine", "not_json", "cut_off")
         if reason == "engine":
-            assert "maximum context length is 1000" in row["error"] and row["tokens_out"] == 0
+            # The engine words it differently for a prompt of just that length.
+            assert re.search(r"(context|model) length .*1000|max_model_len", row["error"]) and row["tokens_out"] == 0
         else:
             assert row["attempts"] == 2 and row["tokens_out"] > 2
     assert 1 <= reasons.count("engine") <= 5
