@@ -166,17 +166,15 @@ def _finish(stage: StageRun, prepared: dict[TextKind, parts.RequestIndex], secon
         table = workspace.read_table(STAGE, parts.TABLE[kind])
         parts.check_complete(workspace, kind, index, table)
         metrics |= text_metrics(table, parts.TABLE[kind])
+        if kind == "explanation":
+            metrics |= leak_metrics(workspace.read_table("preprocess", "interactions"), table)
         reasons = failure_reasons(table)
         metrics |= {f"{parts.TABLE[kind]}/failed/{reason}": count for reason, count in reasons.items()}
         if metrics[f"{parts.TABLE[kind]}/failed"] == len(table):
-            first = next(error for error in table["error"].to_pylist())
             raise WorkspaceError(
-                f"profile: all {len(table):,} {parts.TABLE[kind]} failed; the first: {first}. Mend the cause and run "
-                "`xrec profile --repair`"
+                f"profile: all {len(table):,} {parts.TABLE[kind]} failed; the first: {table['error'][0]}. Mend the "
+                "cause and run `xrec profile --repair`"
             )
-    if workspace.has_table(STAGE, parts.TABLE["explanation"]):
-        read = (workspace.read_table(s, t) for s, t in (("preprocess", "interactions"), (STAGE, "explanations")))
-        metrics |= leak_metrics(*read)
     stage.finish(metrics, exclude=(f"{parts.WORK}/",))
     return metrics
 

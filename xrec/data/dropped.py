@@ -38,9 +38,6 @@ class Tally:
                 break
             known.append(example)
 
-    def wants_example(self, reason: str) -> bool:
-        return len(self.examples.get(reason, ())) < EXAMPLES
-
     def add(self, other: "Tally") -> None:
         """Add the counts of another part."""
         self.read += other.read
