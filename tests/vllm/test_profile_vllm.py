@@ -58,10 +58,12 @@ def test_refused_and_rejected_rows_are_marked_and_a_repair_asks_for_them_alone(r
         assert reason in ("engine", "not_json", "cut_off")
         if reason == "engine":
             # The engine words it differently for a prompt of just that length.
-            assert re.search(r"(context|model) length .*1000|max_model_len", row["error"]) and row["tokens_out"] == 0
-        else:
-            assert row["attempts"] == 2 and row["tokens_out"] > 2
-    assert 1 <= reasons.count("engine") <= 5
+            assert re.search(r"(context|model) length .*1000|max_model_len", row["error"])
+        # A prompt that fits may be too long the second time, when it quotes the first answer.
+        assert row["attempts"] == 2 or reason == "engine"
+        assert (row["tokens_out"] > 2) == (row["attempts"] == 2)
+    refused = [row for row in before if row["attempts"] == 1]
+    assert 1 <= len(refused) <= 5
     # With room and a schema, the rows that the repair names.
     results = _write(workspace, settings(), kind, {0: [1], 1: [0, 2]})
     assert sorted((result["block"], result["rows"]) for result in results) == [(0, 1), (1, 2)]
