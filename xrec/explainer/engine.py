@@ -1,13 +1,13 @@
 """What an engine is: token ids, reserved positions and adapted vectors in, explanations out.
 
-Engines (`generation.py` here; others later) know nothing of users, graphs or adapters, so one language model can
-serve any number of adapters and datasets at once. Shapes: H is the backbone's hidden size.
+Engines (`generation.py`, `vllm_engine.py`) know nothing of users, graphs or adapters, so one language model can serve
+any number of adapters and datasets at once. Shapes: H is the backbone's hidden size.
 """
 
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -93,21 +93,23 @@ class Engine(Protocol):
         ...
 
 
-def check_request(request: Request, index: int, hidden_size: int) -> None:
+def check_request(request: Request, index: int, hidden_size: int, reserved_id: int) -> None:
     """Refuse a malformed request.
+
+    Args:
+        request: to be looked at.
+        index: of the request, for the message.
+        hidden_size: H.
+        reserved_id: the id that stands at reserved positions, and nowhere else.
 
     Raises:
         ValueError: naming the request's index, the field and the remedy.
     """
     if not request.token_ids:
         raise ValueError(f"request {index}: token_ids is empty; build it with PromptBuilder")
+    declared = _check_positions(request, index, reserved_id)
     for side in ("user", "item"):
         positions, vector = getattr(request, f"{side}_positions"), getattr(request, f"{side}_vector")
-        outside = [p for p in positions if not 0 <= p < len(request.token_ids)]
-        if outside:
-            raise ValueError(
-                f"request {index}: {side}_positions has {outside[0]}, outside 0..{len(request.token_ids) - 1}"
-            )
         if vector is None:
             continue
         if not positions:
@@ -116,6 +118,71 @@ def check_request(request: Request, index: int, hidden_size: int) -> None:
             raise ValueError(f"request {index}: {side}_vector has shape {tuple(vector.shape)}, not ({hidden_size},)")
         if not torch.isfinite(vector).all():
             raise ValueError(f"request {index}: {side}_vector holds values that are not finite; check the embeddings")
+        if not vector.any():
+            raise ValueError(f"request {index}: {side}_vector is all zeros; give None to switch that side off")
+    undeclared = [p for p, token in enumerate(request.token_ids) if token == reserved_id and p not in declared]
+    if undeclared:
+        raise ValueError(
+            f"request {index}: token_ids has the reserved id {reserved_id} at {undeclared[0]}, which is neither in "
+            "user_positions nor in item_positions; no text becomes that id: build it with PromptBuilder"
+        )
+
+
+def _check_positions(request: Request, index: int, reserved_id: int) -> dict[int, str]:
+    """The side of every reserved position."""
+    declared: dict[int, str] = {}
+    for side in ("user", "item"):
+        for position in getattr(request, f"{side}_positions"):
+            if not 0 <= position < len(request.token_ids):
+                raise ValueError(
+                    f"request {index}: {side}_positions has {position}, outside 0..{len(request.token_ids) - 1}"
+                )
+            if request.token_ids[position] != reserved_id:
+                raise ValueError(
+                    f"request {index}: {side}_positions has {position}, where token_ids has "
+                    f"{request.token_ids[position]}, not the reserved id {reserved_id}; build it with PromptBuilder"
+                )
+            if position in declared:
+                raise ValueError(
+                    f"request {index}: position {position} is in {side}_positions and in {declared[position]}_positions"
+                )
+            declared[position] = side
+    return declared
+
+
+def end_ids(tokenizer: Any, configured: int | list[int] | None) -> list[int]:
+    """Tokens that end a turn.
+
+    Args:
+        tokenizer: whose end-of-sequence token comes first.
+        configured: what the model's own generation settings name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    extra = configured if isinstance(configured, list) else [configured]
+    found = [i for i in (tokenizer.eos_token_id, *extra) if i is not None]
+    if not found:
+        raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; use one that has")
+    return list(dict.fromkeys(found))
+
+
+def finish(text: str, ended: bool, tokens: int, sampling: Sampling) -> tuple[str, FinishReason | None]:
+    """What an explanation has become after another token: its text, and why it ends here (None: it goes on).
+
+    Args:
+        text: all that was generated.
+        ended: whether the last token ends a turn.
+        tokens: generated so far.
+        sampling: the limits.
+    """
+    text = text.strip()
+    cut = limit_words(text, sampling.max_words)
+    if cut is None and ended:
+        return text, "stop"
+    if cut is None and tokens >= sampling.max_new_tokens:
+        cut = cut_at_sentence(text)
+    return cut if cut is not None else (text, None)
 
 
 def limit_words(text: str, max_words: int) -> tuple[str, FinishReason] | None:

@@ -20,8 +20,8 @@ from xrec.explainer.engine import (
     Sampling,
     check_request,
     complete_sentences,
-    cut_at_sentence,
-    limit_words,
+    end_ids,
+    finish,
 )
 from xrec.explainer.injection import Injection
 from xrec.explainer.model import IGNORED, InjectedBackbone, positions_of, token_losses
@@ -60,7 +60,8 @@ class HuggingFaceEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.reserved_id = reserved_token_id(tokenizer)
-        self.end_ids = _end_ids(backbone, tokenizer)
+        settings = backbone.generation_config
+        self.end_ids = end_ids(tokenizer, settings.eos_token_id if settings else None)
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Explanations, in the order of the requests; see `Engine.generate`."""
@@ -108,7 +109,7 @@ class HuggingFaceEngine:
     def _checked_rows(self, requests: Sequence[Request]) -> list[_Row]:
         rows = []
         for index, request in enumerate(requests):
-            check_request(request, index, self.model.hidden_size)
+            check_request(request, index, self.model.hidden_size, self.reserved_id)
             sampling, generator = request.sampling, None
             if sampling.temperature > 0:
                 generator = torch.Generator().manual_seed(sampling.seed)
@@ -193,19 +194,11 @@ class HuggingFaceEngine:
 
     def _advance(self, rows: list[_Row], tokens: torch.Tensor) -> None:
         for row, token in zip(rows, tokens.tolist(), strict=True):
-            if token in self.end_ids:
-                row.finish_reason = "stop"
-                row.token_ids.append(token)
-                continue
             row.token_ids.append(token)
         texts = self.tokenizer.batch_decode([r.token_ids for r in rows], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
-            row.text = text.strip()
-            cut = limit_words(row.text, row.sampling.max_words)
-            if cut is None and row.finish_reason is None and len(row.token_ids) >= row.sampling.max_new_tokens:
-                cut = cut_at_sentence(row.text)
-            if cut is not None:
-                row.text, row.finish_reason = cut
+            ended = row.token_ids[-1] in self.end_ids
+            row.text, row.finish_reason = finish(text, ended, len(row.token_ids), row.sampling)
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
@@ -213,13 +206,3 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
     return LogitsProcessorList(warpers)
-
-
-def _end_ids(backbone: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a turn: the tokenizer's, and those the model's own generation settings name."""
-    configured = backbone.generation_config.eos_token_id if backbone.generation_config else None
-    extra = configured if isinstance(configured, list) else [configured]
-    found = [i for i in (tokenizer.eos_token_id, *extra) if i is not None]
-    if not found:
-        raise ValueError(f"tokenizer {tokenizer.name_or_path!r} has no end-of-sequence token; use one that has")
-    return list(dict.fromkeys(found))
