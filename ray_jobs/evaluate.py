@@ -61,7 +61,9 @@ def run(workspace: Workspace, config: EvaluateConfig, *, force: bool = False, dr
         return f"evaluate: already finished ({_headline(workspace.read_json('evaluate', 'metrics.json'))})"
     settings = workspace.manifest("explain")["fingerprint"]["config"]
     known = {name: value for name, value in settings.items() if name in ExplainConfig.model_fields}
-    explain = ExplainConfig.model_validate(known | {"compute": ExplainCompute(batch_size=config.batch_size)})
+    # One process and long batches of given texts: no work for vLLM, whichever engine wrote the predictions.
+    compute = ExplainCompute(batch_size=config.batch_size)
+    explain = ExplainConfig.model_validate(known | {"engine": "hf", "compute": compute})
     console = Console(stderr=True)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=_hidden()) as bars:
         job = _Job(workspace, config, explain, bars, _device(config.compute.device))

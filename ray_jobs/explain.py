@@ -1,36 +1,41 @@
 """Stage `explain`: batches of pairs to the table `predictions`, on Ray Data, every row exactly once.
 
-A killed run goes on where it stopped: Ray Data records the ids of the rows of every file that it has written. What an
-explanation is, is `xrec.explainer`'s business.
+The requests are cut into blocks, and a block's result is one file: a killed run goes on with the blocks that have none.
+What an explanation is, is `xrec.explainer`'s business; who does the blocks is that of `explain_actors.py`.
 """
 
-import logging
-import math
 import os
-import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs
 import pyarrow.parquet as pq
-import ray
-from ray.data import ActorPoolStrategy, DataContext
-from ray.data.checkpoint import CheckpointConfig
 
-from ray_jobs.explain_workers import ID, ExplainActor, PredictionFiles
-from ray_jobs.runtime import cluster_limit, start_ray
+from ray_jobs.explain_actors import write_blocks
+from ray_jobs.explain_placement import cpus_needed as cpus_of_actors
+from ray_jobs.explain_progress import ExplainProgress
+from ray_jobs.runtime import start_ray
 from xrec.config import ExplainCompute, ExplainConfig
-from xrec.explainer.requests import Requests, check_complete, collect_requests, hash_requests, prediction_metrics
+from xrec.explainer.adapter import XRecAdapter
+from xrec.explainer.engine_choice import EngineName, check_engine, choose_engine
+from xrec.explainer.loading import backbone_dtype, load_adapter, load_embeddings
+from xrec.explainer.requests import (
+    STAGE,
+    TABLE,
+    WORK,
+    Requests,
+    check_complete,
+    collect_requests,
+    done_blocks,
+    hash_requests,
+    prediction_metrics,
+    write_requests,
+)
+from xrec.explainer.vectors import AdaptedVectors, write_vectors
 from xrec.fingerprint import hash_of
 from xrec.metric_logging import MetricLogger
-from xrec.workspace import StageRun, Workspace, WorkspaceError
-
-_WORK = "work"
-# Beside the engine's actors: one CPU for the tasks that read and write, and one for the actor that a resumed run
-# filters its requests with. Without them Ray Data waits for ever.
-_FURTHER_CPUS = 2
-_FURTHER_MEMORY = CheckpointConfig.CHECKPOINT_ACTOR_MEMORY_BYTES
+from xrec.workspace import MANIFEST, STARTED, StageRun, Workspace, WorkspaceError
 
 
 def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry_run: bool = False) -> str:
@@ -40,102 +45,78 @@ def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry
     rows of `predictions` whose status is `failed` and whose error says why.
 
     Raises:
+        ConfigError: the engine cannot do what is asked of it, or is not installed.
         ValueError: the requests are unreadable, or hold no known pair.
-        WorkspaceError: an earlier stage is missing, the folder holds something else, the machine is too small for the
-            actors that are asked for, or every row failed.
+        WorkspaceError: an earlier stage is missing, the folder holds something else, the cluster is too small for the
+            actors that are asked for, an actor failed, or every row failed.
     """
     if dry_run:
         requests = collect_requests(workspace, config)
         return f"explain: would write {_counted(requests)} to {workspace}/explain/predictions"
+    inputs = _inputs(workspace)
+    adapter, _ = load_adapter(workspace)
+    earlier = None if force else _earlier_engine(workspace)
+    engine = earlier if earlier and config.engine == "auto" else choose_engine(workspace, config, adapter)
+    config = config.model_copy(update={"engine": engine})
     # A request file's contents, not its path, are part of the stage's identity.
     settings = {name: value for name, value in config.identity().items() if name != "requests"}
     external = {"requests": hash_requests(config.requests)} if config.requests else {}
-    stage = workspace.stage("explain", settings, _inputs(workspace), external, force=force)
+    stage = workspace.stage(STAGE, settings, inputs, external, force=force)
     if stage.done:
         return f"explain: already finished ({workspace}/explain/predictions)"
     _refuse_private_memory(workspace)
+    check_engine(workspace, config, engine, adapter)
+    workspace.remove_unfinished(STAGE)
     requests = collect_requests(workspace, config)
-    started = time.perf_counter()
-    earlier = _rows_done(workspace, _checkpoint(stage))
-    explain_requests(workspace, config, requests, stage)
-    metrics = _finish(stage, config, requests, time.perf_counter() - started, earlier)
+    metrics = _finish(stage, config, requests, _explain(stage, config, requests, adapter))
     return (
         f"explain: {_counted(requests)}, {metrics['failed']:,} failed, "
         f"{metrics['rows_per_second']:.1f} rows a second -> {workspace}/explain/predictions"
     )
 
 
-def explain_requests(workspace: Workspace, config: ExplainConfig, requests: Requests, stage: StageRun) -> None:
-    """Write the predictions of the accepted requests that have not been written yet."""
-    compute = config.compute
-    start_ray(max(os.cpu_count() or 1, cpus_needed(compute)))
-    check_resources(compute, cluster_limit())
-    workspace.write_bytes(_parquet(requests.accepted), "explain", _WORK, "requests.parquet")
-    filesystem = _arrow_filesystem(workspace)
-    context = DataContext.get_current().copy()
-    # Kept until the stage has finished: a run that dies between its last row and its manifest must not start over.
-    context.checkpoint_config = CheckpointConfig(
-        ID,
-        workspace.path("explain", _checkpoint(stage)),
-        delete_checkpoint_on_success=False,
-        override_filesystem=filesystem,
-    )
-    context.enable_progress_bars = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    least, most = compute.actors
-    with DataContext.current(context):
-        # Read from a file, because Ray Data filters the rows that are done from files only; in blocks, because a block
-        # is what is written, and recorded as done, together.
-        rows = ray.data.read_parquet(workspace.path("explain", _WORK, "requests.parquet"), filesystem=filesystem)
-        rows = rows.repartition(target_num_rows_per_block=compute.rows_per_block)
-        rows = rows.map_batches(
-            ExplainActor,
-            batch_size=min(compute.batch_size, compute.rows_per_block),
-            compute=ActorPoolStrategy(min_size=least, max_size=most, initial_size=least),
-            fn_constructor_args=(workspace, config, *_placement(compute)),
-            num_cpus=compute.cpus_per_actor,
-            num_gpus=compute.gpus_per_actor or None,
-        )
-        # Appending, because replacing would delete what an earlier run has recorded as done.
-        rows.write_datasink(
-            PredictionFiles(workspace.path("explain", "predictions"), filesystem=filesystem, file_format="parquet")
-        )
-
-
 def cpus_needed(compute: ExplainCompute) -> int:
-    """Logical CPUs without which the batch would wait for ever."""
-    return math.ceil(compute.actors[0] * compute.cpus_per_actor) + _FURTHER_CPUS
+    """Logical CPUs without which the stage would wait for ever, and one for what Ray Data does beside the actors."""
+    return cpus_of_actors(compute) + 1
 
 
-def check_resources(compute: ExplainCompute, resources: Mapping[str, float]) -> None:
-    """Refuse what Ray would wait for without end.
-
-    Raises:
-        WorkspaceError: the cluster has too few CPUs or GPUs, or too little memory.
-    """
-    needs = {
-        "CPU": float(cpus_needed(compute)),
-        "GPU": compute.actors[0] * compute.gpus_per_actor,
-        "memory": float(_FURTHER_MEMORY),
-    }
-    for name, needed in needs.items():
-        if resources.get(name, 0.0) < needed:
-            raise WorkspaceError(
-                f"explain needs {name} {needed:g} ({compute.actors[0]} actors, and what reads, filters and writes), "
-                f"but Ray has {resources.get(name, 0.0):g}; lower explain.compute.actors or cpus_per_actor / "
-                "gpus_per_actor, or give Ray more"
-            )
+def _explain(stage: StageRun, config: ExplainConfig, requests: Requests, adapter: XRecAdapter) -> dict[str, float]:
+    """Write the results of the blocks that have none; returns figures of this run."""
+    workspace, started = stage.workspace, time.perf_counter()
+    index = write_requests(workspace, requests.accepted, config.compute.rows_per_block)
+    done = done_blocks(workspace)
+    work = [block for block in range(index.blocks) if block not in done]
+    with ExplainProgress(workspace, index.blocks, index.blocks - len(work)) as progress:
+        if work:
+            vectors = _write_vectors(stage, config, requests, adapter)
+            start_ray(max(os.cpu_count() or 1, cpus_needed(config.compute)))
+            for result in write_blocks(workspace, config, vectors, work):
+                progress.add(result)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "rows_per_second": progress.rows / seconds, "actors": len(progress.actors)}
 
 
-def _placement(compute: ExplainCompute) -> tuple[str, int]:
-    """Device and threads of an actor."""
-    threads = compute.threads or max(1, (os.cpu_count() or 1) // compute.actors[1])
-    return ("cuda" if compute.gpus_per_actor else "cpu"), threads
+def _write_vectors(
+    stage: StageRun, config: ExplainConfig, requests: Requests, adapter: XRecAdapter
+) -> tuple[str, str, str]:
+    """Write the adapted vectors of the requested users and items, unless they are there; returns the file's place."""
+    workspace, asked = stage.workspace, requests.accepted
+    dtype = backbone_dtype("cuda" if config.compute.gpus_per_actor else "cpu")
+    # The fingerprint has the hashes of all that the vectors follow from.
+    place = (STAGE, WORK, f"vectors-{hash_of([stage.fingerprint, str(dtype)])[:32]}.safetensors")
+    if not workspace.exists(*place):
+        embeddings = load_embeddings(workspace)
+        source = AdaptedVectors(adapter, embeddings.user_mean(), embeddings.item_mean(), config.seed)
+        with tempfile.TemporaryDirectory(prefix="xrec-") as folder:
+            nodes: Any = {side: asked[side].to_numpy() for side in ("user", "item")}
+            write_vectors(f"{folder}/vectors", source, nodes, ("true", *config.controls), dtype)
+            workspace.upload(f"{folder}/vectors", *place)
+    return place
 
 
-def _finish(stage: StageRun, config: ExplainConfig, requests: Requests, seconds: float, earlier: int) -> dict:
+def _finish(stage: StageRun, config: ExplainConfig, requests: Requests, figures: dict[str, float]) -> dict[str, float]:
     workspace = stage.workspace
-    predictions = workspace.read_table("explain", "predictions")
+    predictions = workspace.read_table(STAGE, TABLE)
     check_complete(requests.accepted, predictions)
     metrics = prediction_metrics(predictions, config.max_words)
     if metrics["failed"] == metrics["rows"]:
@@ -143,35 +124,24 @@ def _finish(stage: StageRun, config: ExplainConfig, requests: Requests, seconds:
             f"explain: all {metrics['rows']:,} rows failed; the first: {predictions['error'][0]}. "
             "Mend the cause and rebuild with `xrec explain --force`"
         )
-    metrics |= {
-        "rejected": len(requests.rejected),
-        "repeated": requests.repeated,
-        "seconds": seconds,
-        "rows_per_second": (metrics["rows"] - earlier) / seconds,
-    }
+    metrics |= {"rejected": len(requests.rejected), "repeated": requests.repeated} | figures
     if len(requests.rejected):
-        workspace.write_bytes(_parquet(requests.rejected), "explain", "rejected.parquet")
-    with MetricLogger(workspace, "explain") as log:
+        workspace.write_bytes(_parquet(requests.rejected), STAGE, "rejected.parquet")
+    with MetricLogger(workspace, STAGE) as log:
         log.log(int(metrics["rows"]), **metrics)
-    stage.finish(metrics, exclude=(f"{_WORK}/",))
-    workspace.remove("explain", _WORK)
+    stage.finish(metrics, exclude=(f"{WORK}/",))
+    workspace.remove(STAGE, WORK)
     return metrics
 
 
-def _checkpoint(stage: StageRun) -> str:
-    # A folder of its own for each fingerprint: never resumed by other settings, whatever happens to the rest.
-    return f"{_WORK}/checkpoint-{hash_of(stage.fingerprint)[:16]}"
-
-
-def _rows_done(workspace: Workspace, checkpoint: str) -> int:
-    """How many rows an earlier, killed run has recorded as done."""
-    done = [f for f in workspace.files("explain", checkpoint) if not f.endswith(".pending.parquet")]
-    return sum(_rows(workspace, checkpoint, file) for file in done)
-
-
-def _rows(workspace: Workspace, *parts: str) -> int:
-    with workspace.fs.open(workspace.path("explain", *parts), "rb") as file:
-        return pq.read_metadata(file).num_rows
+def _earlier_engine(workspace: Workspace) -> EngineName | None:
+    """The engine that the stage was begun or finished with: `auto` keeps it, wherever it is run again."""
+    if workspace.files(STAGE) == [STARTED]:  # it failed before it wrote anything
+        return None
+    for file in (MANIFEST, STARTED):
+        if workspace.exists(STAGE, file):
+            return workspace.read_json(STAGE, file)["fingerprint"]["config"].get("engine")
+    return None
 
 
 def _inputs(workspace: Workspace) -> list[str]:
@@ -186,12 +156,6 @@ def _refuse_private_memory(workspace: Workspace) -> None:
             f"workspace {workspace}: explain runs in several processes, which do not share memory://; use a folder or "
             "an object store"
         )
-
-
-def _arrow_filesystem(workspace: Workspace) -> pyarrow.fs.FileSystem:
-    if workspace.is_local:
-        return pyarrow.fs.LocalFileSystem()
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(workspace.fs))
 
 
 def _parquet(table: pa.Table) -> bytes:

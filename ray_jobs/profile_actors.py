@@ -29,6 +29,9 @@ from xrec.workspace import Workspace
 # Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
 _MOST_TASKS = 20_000
 _MOST_WAITING = 100_000
+# Blocks at an actor, as a multiple of those it works on. Ray Data starts another actor when there are 1.75 times as
+# many as the actors work on, so with fewer the pool would never grow.
+_WAITING_FACTOR = 2
 
 
 class WritingActor:
@@ -157,7 +160,7 @@ def write_blocks(
                 min_size=compute.actors[0],
                 max_size=max(compute.actors[0], min(compute.actors[1], len(work))),
                 max_concurrent_calls_per_actor=blocks_at_once(config),
-                max_tasks_in_flight_per_actor=blocks_at_once(config),
+                max_tasks_in_flight_per_actor=_WAITING_FACTOR * blocks_at_once(config),
             ),
             fn_constructor_args=(workspace, config, kind, key, shared),
             num_cpus=_cpus(config),

@@ -6,14 +6,13 @@ Nothing here imports vLLM: the engine lives in processes of its own.
 import functools
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from ray.data.llm import vLLMEngineProcessorConfig
 
-from ray_jobs.runtime import cluster_limit
+from ray_jobs.runtime import cluster_limit, innermost_cause, logs_of_workers
 from xrec.config import ProfileCompute, ProfileConfig, TextKind
 from xrec.profiles.answers import FatalError
 from xrec.profiles.prompts import SCHEMAS
@@ -23,9 +22,6 @@ _CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
 # Settings of ours among the engine's arguments.
 _CHAT_TEMPLATE = "chat_template"
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-_ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b")
-_CAUSE_CHARACTERS = 500
 
 
 def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConfig:
@@ -146,19 +142,12 @@ def _load_chat_tokenizer(
 
 def start_error(config: ProfileConfig, error: Exception) -> FatalError:
     """The error for users of engines that did not start or that Ray gave up."""
-    from ray._private.worker import global_worker
-
-    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()] or [repr(error)]
-    # The innermost error comes last, and may go on for a few lines.
-    last = next((n for n in reversed(range(len(lines))) if _ERROR_LINE.match(lines[n])), len(lines) - 1)
-    cause = " ".join(lines[last : last + 4])[:_CAUSE_CHARACTERS]
+    cause, logs = innermost_cause(error), logs_of_workers()
     if "vLLM is not installed" in cause:
         return FatalError(
             "the vllm backend needs vLLM where Ray's workers run; install it: `pip install 'xrec[vllm-gpu]'`, or on "
             "a CPU with `make setup-vllm`"
         )
-    node = global_worker.node
-    logs = f"; the engine's log is among {node.get_session_dir_path()}/logs/worker-*" if node else ""
     return FatalError(f"the vLLM engine for profile.model = {config.model!r} failed: {cause}{logs}")
 
 

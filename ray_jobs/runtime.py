@@ -6,6 +6,7 @@ What runs on it, and how wide, is each stage's business. Nothing here stops a cl
 import importlib.util
 import logging
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import ray
 # Ray Train's controller asks the dashboard for the state of actors, which a session without a dashboard lacks.
 _QUIET = {"RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _AUTH_LOGGER = "ray._private.authentication.authentication_token_setup"
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b")
+_CAUSE_CHARACTERS = 500
 
 
 def start_ray(cpus: int | None = None) -> None:
@@ -51,6 +55,22 @@ def cluster_limit() -> dict[str, float]:
 
     now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
     return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
+
+
+def innermost_cause(error: Exception) -> str:
+    """What an error of a worker says at its root, in one line: Ray's own wraps the worker's whole traceback."""
+    lines = [line.strip() for line in _ESCAPES.sub("", str(error)).splitlines() if line.strip()] or [repr(error)]
+    # The innermost error comes last, and may go on for a few lines.
+    last = next((n for n in reversed(range(len(lines))) if _ERROR_LINE.match(lines[n])), len(lines) - 1)
+    return " ".join(lines[last : last + 4])[:_CAUSE_CHARACTERS]
+
+
+def logs_of_workers() -> str:
+    """Where the logs of a session started here are, as the end of an error's message; empty on a joined cluster."""
+    from ray._private.worker import global_worker
+
+    node = global_worker.node
+    return f"; the engine's log is among {node.get_session_dir_path()}/logs/worker-*" if node else ""
 
 
 def _keep_token_in_memory() -> None:

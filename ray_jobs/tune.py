@@ -22,8 +22,9 @@ from transformers import AutoTokenizer
 from ray_jobs.runtime import cluster_limit, start_ray
 from ray_jobs.tune_progress import show_progress
 from xrec.config import ConfigError, TuneCompute, TuneConfig
+from xrec.explainer.loading import backbone_folder
 from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, phases_of
-from xrec.explainer.tuning_data import TuningData, backbone_folder, load_tuning_data
+from xrec.explainer.tuning_data import TuningData, load_tuning_data
 from xrec.fingerprint import hash_files
 from xrec.workspace import Workspace, WorkspaceError
 
@@ -116,7 +117,7 @@ def _plan(workspace: Workspace, config: TuneConfig) -> tuple[TuningData, int]:
     """Read the rows once here, so that what is wrong with them is said before any worker starts."""
     for stage in ("preprocess", "embed", *(() if config.backbone else ("backbone",))):
         workspace.manifest(stage)
-    with backbone_folder(workspace, config) as path:
+    with backbone_folder(workspace, config.backbone) as path:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
         except OSError as error:
@@ -189,7 +190,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     device = get_device()
     dtype = dtype_of(config, device)
     deepspeed_engine.start_processes(settings["gpu"])
-    with backbone_folder(workspace, config) as path:
+    with backbone_folder(workspace, config.backbone) as path:
         backbone, tokenizer = deepspeed_engine.load_frozen_backbone(path, config, dtype, device)
         table = deepspeed_engine.input_embeddings(backbone)
         model, data = assemble(workspace, config, path, backbone, tokenizer, table)

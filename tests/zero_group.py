@@ -9,8 +9,8 @@ import torch
 import torch.multiprocessing as mp
 
 from tests.tiny_world import tune_config
+from xrec.explainer.loading import backbone_folder
 from xrec.explainer.tuning import Tuner, assemble, dtype_of
-from xrec.explainer.tuning_data import backbone_folder
 from xrec.explainer.tuning_engine import Progress, load_checkpoint, save_checkpoint
 from xrec.workspace import Workspace
 
@@ -50,7 +50,7 @@ def _run(workspace: Workspace, case: dict[str, Any]) -> dict[str, Any]:
     stop, save, resume = case.pop("stop", None), case.pop("save", None), case.pop("resume", None)
     config, place = tune_config(**case), torch.device("cpu")
     dtype = dtype_of(config, place)
-    with backbone_folder(workspace, config) as path:
+    with backbone_folder(workspace, config.backbone) as path:
         backbone, tokenizer = load_frozen_backbone(path, config, dtype, place)
         model, data = assemble(workspace, config, path, backbone, tokenizer, input_embeddings(backbone))
     state, progress, spec = load_checkpoint(resume) if resume else (None, Progress(), model.adapter.spec)

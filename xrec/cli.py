@@ -277,7 +277,11 @@ def _explain_one(
     settings = load_config(config, overrides)
     opened = open_workspace(workspace, settings)
     pair = _index(opened, "users", "user", user_id), _index(opened, "items_index", "item", item_id)
-    row = Explainer.from_workspace(opened, section_config("explain", settings)).explain([pair])[0]
+    explainer = Explainer.from_workspace(opened, section_config("explain", settings))
+    try:
+        row = explainer.explain([pair])[0]
+    finally:
+        explainer.close()
     if row["status"] != "ok":
         raise ValueError(f"user {user_id!r}, item {item_id!r}: {row['error']}")
     typer.echo(row["explanation"])

@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ray_jobs.explain import check_resources, cpus_needed, run
+from ray_jobs.explain import run
 from tests.tiny_world import DIM, ITEMS, USERS
 from xrec.config import ExplainCompute, ExplainConfig
 from xrec.embeddings import Embeddings
+from xrec.explainer.adapter import AdapterSpec, XRecAdapter
 from xrec.explainer.explain import Explainer
 from xrec.workspace import Workspace, WorkspaceError
 
@@ -44,6 +45,7 @@ def test_every_row_once_and_as_the_explainer_alone_writes_it(workspace, ray_sess
     sizes = [pq.read_metadata(workspace.path("explain", "predictions", f)).num_rows for f in files]
     assert max(sizes) <= 8 and sum(sizes) == len(rows)
     assert not workspace.exists("explain", "work")
+    assert workspace.manifest("explain")["fingerprint"]["config"]["engine"] == "hf"
 
     before = {f: os.stat(workspace.path("explain", "predictions", f)).st_mtime_ns for f in files}
     assert "already finished" in run(workspace, config)
@@ -79,16 +81,23 @@ def test_what_cannot_be_explained_is_kept_with_its_reason(workspace, ray_session
     assert (metrics["rows"], metrics["failed"], metrics["rejected"]) == (2, 1, 1)
 
 
-def test_a_machine_that_is_too_small_is_refused():
-    compute = ExplainCompute(actors=(2, 4), cpus_per_actor=1.5)
-    assert cpus_needed(compute) == 5
-    enough = {"CPU": 5.0, "memory": 4e9}
-    check_resources(compute, enough)
-    for resources, named in (({**enough, "CPU": 4.0}, "CPU 5"), ({**enough, "memory": 1e6}, "memory")):
-        with pytest.raises(WorkspaceError, match=f"needs {named}"):
-            check_resources(compute, resources)
-    with pytest.raises(WorkspaceError, match="needs GPU 2"):
-        check_resources(ExplainCompute(actors=(2, 2), gpus_per_actor=1), enough | {"CPU": 9.0})
+def test_auto_keeps_the_engine_of_a_finished_stage(workspace):
+    config = ExplainConfig(limit=3)
+    settings = {name: value for name, value in config.identity().items() if name != "requests"}
+    stage = workspace.stage("explain", settings | {"engine": "vllm"}, ["backbone", "embed", "preprocess", "tune"])
+    stage.finish({})
+    assert "already finished" in run(workspace, config)
+    with pytest.raises(WorkspaceError, match=r"config.engine \('vllm', now 'hf'\).*--force"):
+        run(workspace, config.model_copy(update={"engine": "hf"}))
+
+
+def test_an_actor_that_cannot_start_ends_the_job_with_its_cause(workspace, ray_session):
+    stage = workspace.stage("tune", {"backbone": None}, inputs=["preprocess", "embed", "backbone"], force=True)
+    spec = AdapterSpec(embedding_dim=DIM, hidden_size=32, experts=2, backbone_hash="f" * 64)
+    XRecAdapter(spec).save_pretrained(workspace.path("tune", "adapter"))
+    stage.finish({})
+    with pytest.raises(WorkspaceError, match=r"actor failed: .*tuned for the backbone .* with hash ffff.*run the same"):
+        run(workspace, ExplainConfig(limit=3, compute=COMPUTE))
 
 
 @pytest.fixture

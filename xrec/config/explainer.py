@@ -140,21 +140,86 @@ class TuneConfig(Section):
 
 
 class ExplainCompute(Section):
-    actors: tuple[Count, Count] = Field(default=(1, 1), description="smallest and largest number of engine actors")
-    gpus_per_actor: Annotated[float, Field(ge=0)] = 0
-    cpus_per_actor: Annotated[float, Field(ge=0)] = 1
+    actors: tuple[Count, Count] = Field(
+        default=(1, 1), description="smallest and largest number of engine actors; the pool grows while blocks wait"
+    )
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(
+        default=0, description="GPUs of an engine; a part of one where small engines share it"
+    )
+    cpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=1, description="logical CPUs of an engine")
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads an actor; default: the machine's cores over the actors"
     )
-    batch_size: Count = Field(default=64, description="pairs generated together")
+    batch_size: Count = Field(default=64, description="for engine hf: pairs generated together")
     rows_per_block: Count = Field(
         default=256, description="pairs a written file, which is also the step of a resumed run"
     )
+    tensor_parallel_size: Count = Field(default=1, description="for engine vllm: workers that share each layer")
+    pipeline_parallel_size: Count = Field(default=1, description="for engine vllm: stages the layers are split into")
+    placement: Literal["STRICT_PACK", "PACK"] = Field(
+        default="STRICT_PACK",
+        description="for engine vllm: an engine's workers on one node, or on several where one has too few GPUs",
+    )
+    engine_arguments: dict[str, Any] = Field(
+        default={}, description="for engine vllm: further engine arguments, such as max_model_len or quantization"
+    )
+    engine_environment: dict[str, str] = Field(
+        default={}, description="for engine vllm: environment variables of the engine's processes"
+    )
+
+    @property
+    def workers_per_engine(self) -> int:
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def _pool_bounds(self):
+        if self.actors[1] < self.actors[0]:
+            raise ValueError(f"actors = {list(self.actors)}: the largest number is below the smallest; raise it")
+        return self
+
+    @model_validator(mode="after")
+    def _gpus_fit_workers(self):
+        gpus, workers = self.gpus_per_actor, self.workers_per_engine
+        if workers > 1 and gpus not in (0, workers):
+            raise ValueError(
+                f"gpus_per_actor = {gpus:g}, but the {workers} workers of an engine (tensor_parallel_size x "
+                f"pipeline_parallel_size) need one GPU each; set gpus_per_actor to {workers} (or to 0 on CPUs)"
+            )
+        if workers == 1 and gpus > 1:
+            raise ValueError(
+                f"gpus_per_actor = {gpus:g}, but an engine of one worker uses one GPU; set tensor_parallel_size to "
+                f"{gpus:g}, or gpus_per_actor to 1"
+            )
+        if self.placement == "PACK" and gpus == 0:
+            raise ValueError(
+                "placement = 'PACK' lets an engine spread over nodes, which vLLM does on GPUs alone; set "
+                "gpus_per_actor, or placement to 'STRICT_PACK'"
+            )
+        return self
+
+    @field_validator("engine_arguments")
+    @classmethod
+    def _arguments_have_one_place(cls, value: dict[str, Any]) -> dict[str, Any]:
+        elsewhere = {
+            "tensor_parallel_size": "explain.compute.tensor_parallel_size",
+            "pipeline_parallel_size": "explain.compute.pipeline_parallel_size",
+            "distributed_executor_backend": "explain.compute.placement",
+            "model": "tune.backbone",
+        }
+        for name in value:
+            if name in elsewhere:
+                raise ValueError(f"{name} is not set here but by {elsewhere[name]}; move it")
+        return value
 
 
 class ExplainConfig(Section):
     """Batch explanation of pairs."""
 
+    engine: Literal["auto", "vllm", "hf"] = Field(
+        default="auto",
+        description="vLLM (continuous batching), or Hugging Face transformers; auto: vllm where actors have a GPU, and "
+        "vLLM is installed and runs the backbone",
+    )
     requests: str | None = Field(
         default=None, description="parquet of (user, item) or (user_id, item_id); default: the split's explained pairs"
     )

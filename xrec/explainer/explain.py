@@ -1,111 +1,96 @@
-"""From pairs of users and items to explanations: embeddings, adapter, prompt and engine put together.
+"""From pairs of users and items to explanations: adapted vectors, prompt and engine put together.
 
 `Explainer` is an ordinary class that a notebook calls, Ray Data maps over batches, and a server holds. Where and how
-wide it runs is not its business. Shapes: N users, M items, D embedding width.
+wide it runs is not its business.
 """
 
-import hashlib
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 
-from xrec.config import ExplainConfig, PromptConfig
-from xrec.embeddings import Embeddings
-from xrec.explainer.adapter import XRecAdapter
-from xrec.explainer.engine import Engine, Request, Sampling
-from xrec.explainer.generation import HuggingFaceEngine
-from xrec.explainer.model import backbone_hash, load_backbone, resolve_device
+from xrec.config import ExplainConfig
+from xrec.explainer.engine import Engine, Request, Result, Sampling
+from xrec.explainer.engine_choice import open_engine
+from xrec.explainer.loading import load_adapter, load_embeddings, prompts_of
 from xrec.explainer.pairs import PairTexts
 from xrec.explainer.prompt import PromptBuilder
+from xrec.explainer.vectors import SIDES, AdaptedVectors, Signal, VectorSource
 from xrec.fingerprint import hash_of
-from xrec.workspace import Workspace, WorkspaceError
+from xrec.workspace import Workspace
 
-Signal = Literal["true", "shuffled", "off"]
 Pair = tuple[int, int]
 
 
 class Explainer:
     """Explains pairs given by index.
 
+    May be called from several threads at once where the engine may.
+
     Args:
         engine: runs the language model.
-        adapter: tuned for that model.
+        vectors: the adapted vectors of users and items, for that model.
         prompts: the template the adapter was tuned with.
-        user_embeddings, item_embeddings: `[N, D]` and `[M, D]`, layers averaged.
         texts: titles and profiles.
         sampling: how to generate; the seed is combined with each pair.
         adapter_hash: written into every row.
-        shuffle_seed: fixes the permutation behind the signal `shuffled`.
     """
 
     def __init__(
         self,
         engine: Engine,
-        adapter: XRecAdapter,
+        vectors: VectorSource,
         prompts: PromptBuilder,
-        user_embeddings: torch.Tensor,
-        item_embeddings: torch.Tensor,
         texts: PairTexts,
         sampling: Sampling | None = None,
         adapter_hash: str = "",
-        shuffle_seed: int = 0,
     ):
-        self.engine, self.adapter, self.prompts, self.texts = engine, adapter.eval(), prompts, texts
-        self.embeddings = {"user": user_embeddings, "item": item_embeddings}
+        self.engine, self.vectors, self.prompts, self.texts = engine, vectors, prompts, texts
         self.sampling = sampling or Sampling()
         self.adapter_hash = adapter_hash
-        self.permutations = {
-            side: derangement(len(values), shuffle_seed + offset)
-            for offset, (side, values) in enumerate(self.embeddings.items())
-        }
+        # A tokenizer changes its own settings as it switches between plain text and templates.
+        self._tokenizing = threading.Lock()
 
     @classmethod
     def from_workspace(
-        cls, workspace: Workspace, config: ExplainConfig | None = None, device: str = "auto"
+        cls,
+        workspace: Workspace,
+        config: ExplainConfig | None = None,
+        device: str = "auto",
+        vectors: VectorSource | None = None,
     ) -> "Explainer":
         """Load what `xrec embed` and `xrec tune` left in a workspace.
 
         Args:
             workspace: with the stages preprocess, embed and tune finished.
-            config: generation settings.
+            config: generation settings. The engine `auto` is the Hugging Face one here, which starts at once.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            vectors: the adapted vectors, where they are written already; default: computed from the embeddings.
 
         Raises:
             WorkspaceError: a stage is missing, or the adapter was tuned for another backbone or prompt template.
+            ConfigError: `config.engine` is vllm, and vLLM is not installed.
+            ValueError: the backbone cannot be loaded, or vLLM does not run it.
         """
         config = config or ExplainConfig()
-        tuned = workspace.manifest("tune")["fingerprint"]["config"]
-        with workspace.local("tune", "adapter") as folder:
-            adapter = XRecAdapter.from_pretrained(folder)
-            adapter_hash = hashlib.sha256((folder / "adapter.safetensors").read_bytes()).hexdigest()
-        backbone, tokenizer = load_workspace_backbone(workspace, tuned["backbone"], adapter, resolve_device(device))
-        prompts = PromptBuilder(tokenizer, PromptConfig(**adapter.spec.prompt))
-        if adapter.spec.prompt_hash and prompts.hash != adapter.spec.prompt_hash:
-            raise WorkspaceError(
-                "the adapter was tuned with another prompt template; tune it again with `xrec tune --force`"
-            )
-        injection: Any = adapter.spec.injection
-        engine = HuggingFaceEngine(
-            backbone, tokenizer, injection, adapter.spec.input_replacement, config.compute.batch_size
-        )
-        with workspace.local("embed", "embeddings.safetensors") as path:
-            embeddings = Embeddings.load(path)
+        workspace.manifest("tune")
+        adapter, adapter_hash = load_adapter(workspace)
+        if vectors is None:
+            embeddings = load_embeddings(workspace)
+            vectors = AdaptedVectors(adapter, embeddings.user_mean(), embeddings.item_mean(), config.seed)
+        engine: Any = open_engine(workspace, config, adapter.spec, device)
         sampling = Sampling(config.max_words, config.max_new_tokens, config.temperature, config.top_p, config.seed)
-        return cls(
-            engine,
-            adapter,
-            prompts,
-            embeddings.user_mean(),
-            embeddings.item_mean(),
-            PairTexts.load(workspace),
-            sampling,
-            adapter_hash,
-            config.seed,
-        )
+        prompts = prompts_of(adapter.spec, engine.tokenizer)
+        return cls(engine, vectors, prompts, PairTexts.load(workspace), sampling, adapter_hash)
+
+    def close(self) -> None:
+        """End the engine's processes, where it has any."""
+        close = getattr(self.engine, "close", None)
+        if close is not None:
+            close()
 
     def explain(self, pairs: Sequence[Pair], signal: Signal = "true") -> list[dict[str, Any]]:
         """Explain pairs; rows of the table `predictions`, in order.
@@ -119,7 +104,7 @@ class Explainer:
         errors = [self._problem(pair) for pair in pairs]
         sound = [i for i, error in enumerate(errors) if error is None]
         started = time.perf_counter()
-        results = self.engine.generate(self.requests([pairs[i] for i in sound], signal))
+        results = self._generate(self.requests([pairs[i] for i in sound], signal))
         latency = (time.perf_counter() - started) / max(1, len(sound))
         rows = [
             {
@@ -137,6 +122,9 @@ class Explainer:
             for (user, item), error in zip(pairs, errors, strict=True)
         ]
         for i, result in zip(sound, results, strict=True):
+            if isinstance(result, str):
+                rows[i]["error"] = result
+                continue
             rows[i] |= {"explanation": result.text, "finish_reason": result.finish_reason, "status": "ok"}
             rows[i] |= {"tokens": len(result.token_ids), "latency": latency}
         return rows
@@ -171,35 +159,37 @@ class Explainer:
         values = self.engine.logprobs(self.requests(pairs, signal), targets)
         return np.array([-float(v.double().sum()) for v in values]), np.array([len(t) for t in targets])
 
-    @torch.inference_mode()
     def requests(self, pairs: Sequence[Pair], signal: Signal = "true") -> list[Request]:
         """What the engine is asked for each pair."""
         if not pairs:
             return []
         users, items = (
-            self._vectors("user", [u for u, _ in pairs], signal),
-            self._vectors("item", [i for _, i in pairs], signal),
+            self.vectors.look_up("user", [u for u, _ in pairs], signal),
+            self.vectors.look_up("item", [i for _, i in pairs], signal),
         )
         requests = []
-        for position, (user, item) in enumerate(pairs):
-            prompt = self.prompts.explain(
-                self.texts.titles[item], self.texts.user_profiles.get(user), self.texts.item_profiles.get(item)
-            )
-            vectors = (None, None) if users is None or items is None else (users[position], items[position])
-            requests.append(
-                Request(
-                    prompt.token_ids, prompt.user_positions, prompt.item_positions, *vectors, self._sampling(user, item)
+        with self._tokenizing:
+            for position, (user, item) in enumerate(pairs):
+                prompt = self.prompts.explain(
+                    self.texts.titles[item], self.texts.user_profiles.get(user), self.texts.item_profiles.get(item)
                 )
-            )
+                vectors = (None, None) if users is None or items is None else (users[position], items[position])
+                places = prompt.token_ids, prompt.user_positions, prompt.item_positions
+                requests.append(Request(*places, *vectors, self._sampling(user, item)))
         return requests
 
-    def _vectors(self, side: Literal["user", "item"], indices: list[int], signal: Signal) -> torch.Tensor | None:
-        if signal == "off":
-            return None
-        chosen = torch.as_tensor(indices)
-        if signal == "shuffled":
-            chosen = self.permutations[side][chosen]
-        return getattr(self.adapter, side)(self.embeddings[side][chosen]).float()
+    def _generate(self, requests: list[Request]) -> list[Result | str]:
+        """Results; for a request that the engine refuses, what is wrong with it.
+
+        An engine refuses before it generates, so halving finds the few bad requests and costs the others no batch.
+        """
+        try:
+            return list(self.engine.generate(requests))
+        except ValueError as error:
+            if len(requests) == 1:
+                return [str(error).removeprefix("request 0: ")]
+        half = len(requests) // 2
+        return self._generate(requests[:half]) + self._generate(requests[half:])
 
     def _sampling(self, user: int, item: int) -> Sampling:
         # The same pair draws the same numbers wherever it stands in a batch, so a resumed job agrees with itself.
@@ -210,44 +200,11 @@ class Explainer:
         return replace(base, seed=seed)
 
     def _problem(self, pair: Pair) -> str | None:
-        for side, index in zip(("user", "item"), pair, strict=True):
-            known = len(self.embeddings[side])
+        for side, index in zip(SIDES, pair, strict=True):
+            known = self.vectors.counts[side]
             if not 0 <= index < known:
                 return f"{side} {index} is unknown: the embeddings hold {known} {side}s (0 to {known - 1})"
         return None
-
-
-def load_workspace_backbone(
-    workspace: Workspace, name: str | None, adapter: XRecAdapter | None, device: torch.device | str | None
-) -> tuple[Any, Any]:
-    """The backbone called `name`, or the workspace's own where it is None, checked against what an adapter expects.
-
-    Raises:
-        WorkspaceError: the adapter was tuned for a backbone with another hash.
-    """
-    dtype = torch.bfloat16 if device is not None and torch.device(device).type == "cuda" else torch.float32
-    if name is None:
-        with workspace.local("backbone", "model") as folder:
-            backbone, tokenizer = load_backbone(str(folder), dtype, device)
-            found = backbone_hash(str(folder), backbone.config)
-    else:
-        backbone, tokenizer = load_backbone(name, dtype, device)
-        found = backbone_hash(name, backbone.config)
-    if adapter is not None and adapter.spec.backbone_hash not in ("", found):
-        raise WorkspaceError(
-            f"the adapter was tuned for the backbone {adapter.spec.backbone!r} with hash "
-            f"{adapter.spec.backbone_hash[:12]}…, but {name or 'the workspace backbone'} has {found[:12]}…; "
-            "tune it again with `xrec tune --force`, or restore that backbone"
-        )
-    return backbone, tokenizer
-
-
-def derangement(count: int, seed: int) -> torch.Tensor:
-    """A random permutation of `count` indices in which none stays in place (one cycle); `[count]` int64."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    result = torch.empty(count, dtype=torch.long)
-    result[order] = order.roll(1)
-    return result
 
 
 def _column(values: list[Any], name: str) -> np.ndarray:

@@ -1,14 +1,19 @@
-"""Which pairs a batch explains: read, checked and numbered before any model is loaded, and counted after it ran.
+"""Which pairs a batch explains: read and checked before any model is loaded, cut into blocks, counted after it ran.
 
-How they are explained is `explain.py`'s business, and where `ray_jobs/explain.py`'s.
+Block k's requests are a row group of `explain/work/requests/`, its result is `explain/predictions/part-<k>.parquet`.
+The name of a result follows from its block, and a file appears whole or not at all: whoever does a block again, after a
+kill or beside a process that was given up for dead, replaces a file and doubles no row. How pairs are explained is
+`explain.py`'s business, and where `ray_jobs/explain.py`'s.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, where pyright cannot see them)
 import hashlib
-from dataclasses import dataclass
+import itertools
+from dataclasses import asdict, dataclass
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -17,7 +22,11 @@ from xrec.config import ExplainConfig
 from xrec.explainer.pairs import explained_pairs
 from xrec.workspace import Workspace, WorkspaceError
 
+STAGE, WORK, TABLE = "explain", "work", "predictions"
 KEY = ["user", "item", "signal"]
+_FOLDER, _INDEX = (STAGE, WORK, "requests"), "index.json"
+# Row groups a file: enough that files are few, few enough that a file's footer is read in no time.
+_BLOCKS_PER_FILE = 64
 
 
 @dataclass
@@ -25,7 +34,8 @@ class Requests:
     """What a batch explains.
 
     Attributes:
-        accepted: columns id (`user-item-signal`, unique), user, item, signal.
+        accepted: columns user, item, signal; distinct, and sorted by signal (`true` first), user and item, so that a
+            user's requests, whose prompts begin alike, follow each other.
         rejected: pairs that the workspace does not know: row (0-based, of the request file), user, item (strings, as
             given), error.
         repeated: how many pairs were asked for more than once; each is explained once.
@@ -52,8 +62,78 @@ def collect_requests(workspace: Workspace, config: ExplainConfig) -> Requests:
     repeated = len(pairs) - len(distinct)
     if config.limit is not None:
         distinct = distinct.slice(0, config.limit)
-    signals = ("true", *config.controls)
-    return Requests(pa.concat_tables([_numbered(distinct, s) for s in signals]), rejected, repeated)
+    distinct = distinct.sort_by([("user", "ascending"), ("item", "ascending")])
+    signals = dict.fromkeys(("true", *config.controls))
+    accepted = [distinct.append_column("signal", pa.repeat(signal, len(distinct))) for signal in signals]
+    return Requests(pa.concat_tables(accepted), rejected, repeated)
+
+
+@dataclass(frozen=True)
+class RequestIndex:
+    """What the requests amount to.
+
+    Attributes:
+        rows: over all blocks.
+        blocks: numbered from 0.
+    """
+
+    rows: int
+    blocks: int
+
+
+def write_requests(workspace: Workspace, accepted: pa.Table, rows_per_block: int) -> RequestIndex:
+    """Cut the requests into blocks and write them, unless they are there already; returns what they amount to."""
+    if workspace.exists(*_FOLDER, _INDEX):
+        return RequestIndex(**workspace.read_json(*_FOLDER, _INDEX))
+    workspace.remove(*_FOLDER)
+    bounds = block_bounds(accepted, rows_per_block)
+    for first in range(0, len(bounds) - 1, _BLOCKS_PER_FILE):
+        cuts = bounds[first : first + _BLOCKS_PER_FILE + 1]
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, accepted.schema, compression="zstd") as writer:
+            for start, end in itertools.pairwise(cuts):
+                writer.write_table(accepted.slice(start, end - start), row_group_size=end - start)
+        workspace.write_bytes(sink.getvalue().to_pybytes(), *_FOLDER, f"{part_name(first // _BLOCKS_PER_FILE)}.parquet")
+    index = RequestIndex(len(accepted), len(bounds) - 1)
+    workspace.write_json(asdict(index), *_FOLDER, _INDEX)
+    return index
+
+
+def read_block(workspace: Workspace, block: int) -> pa.Table:
+    """The requests of a block: user, item, signal."""
+    path = workspace.path(*_FOLDER, f"{part_name(block // _BLOCKS_PER_FILE)}.parquet")
+    with workspace.fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(block % _BLOCKS_PER_FILE)
+
+
+def part_name(number: int) -> str:
+    return f"part-{number:05d}"
+
+
+def done_blocks(workspace: Workspace) -> set[int]:
+    """The blocks whose result is written."""
+    return {int(name.removeprefix("part-").removesuffix(".parquet")) for name in workspace.files(STAGE, TABLE)}
+
+
+def block_result(block: int, rows: pa.Table) -> dict[str, int]:
+    """What became of a block, in figures."""
+    return {"block": block, "rows": len(rows), "failed": pc.sum(pc.equal(rows["status"], "failed")).as_py() or 0}
+
+
+def block_bounds(accepted: pa.Table, rows_per_block: int) -> list[int]:
+    """Where blocks begin, and where the last one ends.
+
+    The requests of a user under one signal stay together where a block can hold them; more fill blocks of their own.
+    """
+    user, signal = accepted["user"].to_numpy(), accepted["signal"].to_numpy(zero_copy_only=False)
+    changes = np.flatnonzero((user[1:] != user[:-1]) | (signal[1:] != signal[:-1])) + 1
+    bounds = [0]
+    for start, end in itertools.pairwise([0, *changes.tolist(), len(user)]):
+        if end - bounds[-1] > rows_per_block and start > bounds[-1]:
+            bounds.append(start)
+        while end - bounds[-1] > rows_per_block:
+            bounds.append(bounds[-1] + rows_per_block)
+    return [*bounds, len(user)]
 
 
 def hash_requests(uri: str) -> str:
@@ -187,10 +267,3 @@ def _no_rejections() -> pa.Table:
     text = pa.string()
     schema = pa.schema([("row", pa.int64()), ("user", text), ("item", text), ("error", text)])
     return schema.empty_table()
-
-
-def _numbered(pairs: pa.Table, signal: str) -> pa.Table:
-    user, item = pairs["user"], pairs["item"]
-    ids = pc.binary_join_element_wise(_text(user), _text(item), signal, "-")
-    signals = pa.array([signal] * len(pairs), pa.string())
-    return pa.table({"id": ids, "user": user, "item": item, "signal": signals})

@@ -18,11 +18,12 @@ import torch
 from xrec.config import TuneConfig
 from xrec.explainer.adapter import XRecAdapter, draw_randomness
 from xrec.explainer.batching import Row, collate, micro_batches, plan_epoch, plan_in_order
-from xrec.explainer.explain import derangement
+from xrec.explainer.loading import backbone_folder
 from xrec.explainer.model import XRecModel, backbone_hash, load_backbone, resolve_device
 from xrec.explainer.prompt import PromptBuilder
-from xrec.explainer.tuning_data import TuningData, align_adapter, backbone_folder, load_tuning_data, new_adapter
+from xrec.explainer.tuning_data import TuningData, align_adapter, load_tuning_data, new_adapter
 from xrec.explainer.tuning_engine import EngineState, Progress, TorchEngine, TuningEngine, load_weights
+from xrec.explainer.vectors import derangement
 from xrec.metric_logging import MetricLogger
 from xrec.workspace import Workspace
 
@@ -241,7 +242,7 @@ def tune(
         The best adapter, and the flat figures that `xrec tune` writes to `metrics.json`.
     """
     config, place = config or TuneConfig(), resolve_device(device)
-    with backbone_folder(workspace, config) as path:
+    with backbone_folder(workspace, config.backbone) as path:
         backbone, tokenizer = load_backbone(path, dtype_of(config, place), place)
         model, data = assemble(workspace, config, path, backbone, tokenizer)
     model.adapter.to(place)

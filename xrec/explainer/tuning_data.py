@@ -4,8 +4,6 @@ Nothing of a validation or test pair is read here but the validation rows themse
 become batches is `batching.py`'s business.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +11,10 @@ import numpy as np
 import torch
 
 from xrec.config import TuneConfig
-from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
 from xrec.explainer.alignment import align_with_words
 from xrec.explainer.batching import Row, RowEncoder
+from xrec.explainer.loading import load_embeddings
 from xrec.explainer.pairs import PairTexts, explained_pairs
 from xrec.explainer.prompt import PromptBuilder
 from xrec.workspace import Workspace, WorkspaceError
@@ -73,22 +71,6 @@ def load_tuning_data(workspace: Workspace, config: TuneConfig, tokenizer: Any) -
         pad_id=tokenizer.pad_token_id or 0,
         dropped={kind: len(kinds[kind]) - len(rows[kind]) for kind in kinds},
     )
-
-
-@contextmanager
-def backbone_folder(workspace: Workspace, config: TuneConfig) -> Iterator[str]:
-    """The name or local folder to load the backbone from: the config's, or a local copy of the workspace's own."""
-    if config.backbone is not None:
-        yield config.backbone
-    else:
-        with workspace.local("backbone", "model") as path:
-            yield str(path)
-
-
-def load_embeddings(workspace: Workspace) -> Embeddings:
-    """The embeddings that the stage `embed` wrote."""
-    with workspace.local("embed", "embeddings.safetensors") as path:
-        return Embeddings.load(path)
 
 
 def new_adapter(

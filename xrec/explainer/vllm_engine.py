@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoConfig, AutoTokenizer
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -210,6 +211,10 @@ class VLLMEngine:
     def _check(self, requests: Sequence[Request], further: Sequence[int] | None = None) -> None:
         for index, request in enumerate(requests):
             check_request(request, index, self.hidden_size, self.reserved_id)
+            try:
+                self._sampling(request.sampling)
+            except VLLMValidationError as error:
+                raise ValueError(f"request {index}: {error}") from error
             count = len(request.user_positions) + len(request.item_positions)
             if count > MOST_VECTORS:
                 raise ValueError(f"request {index}: {count} reserved positions; the vLLM engine takes {MOST_VECTORS}")
@@ -224,6 +229,7 @@ class VLLMEngine:
         vectors = {p: getattr(request, f"{side}_vector") for side in _SIDES for p in _positions(request, side)}
         silent = torch.zeros(self.hidden_size)
         items = [silent if vectors[p] is None else vectors[p] for p in sorted(vectors)]
+        items += [silent] * list(target).count(self.reserved_id)
         prompt: dict[str, Any] = {"prompt_token_ids": [*request.token_ids, *target]}
         return prompt | {"multi_modal_data": {MODALITY: items}} if items else prompt
 
@@ -255,8 +261,7 @@ class VLLMEngine:
                     done = self._finish(tokens, sampling)
                     if done[1] is not None:
                         return Result(done[0], tokens, done[1])
-        # vLLM ended it before either limit: the model's context is full.
-        text, reason = cut_at_sentence(self._decode(tokens))
+        text, reason = self._cut_short(tokens)
         return Result(text, tokens, reason)
 
     async def _pieces(self, request: Request) -> AsyncIterator[str]:
@@ -272,6 +277,13 @@ class VLLMEngine:
                         sent = ready
                     if reason:
                         return
+        text, _ = self._cut_short(tokens)
+        if len(text) > sent:
+            yield text[sent:]
+
+    def _cut_short(self, tokens: list[int]) -> tuple[str, FinishReason]:
+        """What is left where vLLM ended it before either limit: the model's context is full."""
+        return cut_at_sentence(self._decode(tokens))
 
     def _finish(self, tokens: list[int], sampling: Sampling) -> tuple[str, FinishReason | None]:
         return finish(self._decode(tokens), tokens[-1] in self.end_ids, len(tokens), sampling)

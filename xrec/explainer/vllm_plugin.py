@@ -4,11 +4,16 @@ Nothing here imports vLLM, so that a driver can ask whether it could run a backb
 `vllm_model.py`'s business.
 """
 
+import multiprocessing
+import os
+import signal
+import threading
 from typing import Any
 
 from xrec.explainer.injection import Injection
 
 _MODULE = "xrec.explainer.vllm_model"
+_WATCH = "xrec-parent-watch"
 # Architectures of Hugging Face checkpoints, and what runs them here.
 FAMILIES = {
     "LlamaForCausalLM": "XRecLlamaForCausalLM",
@@ -20,6 +25,7 @@ FAMILIES = {
 
 def register() -> None:
     """Tell vLLM's registry of the injecting architectures; called by vLLM in each of its processes."""
+    _end_with_parent()
     from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
 
     known = ModelRegistry.get_supported_archs()
@@ -27,6 +33,22 @@ def register() -> None:
         if name not in known:
             # By name, so that a process that only hands requests on loads no model code.
             ModelRegistry.register_model(name, f"{_MODULE}:{name}")
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: after a kill -9 of that one, vLLM's would go on for ever.
+
+    Does nothing in a process that `multiprocessing` has not started, such as the engine's own.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None or any(thread.name == _WATCH for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name=_WATCH, daemon=True).start()
 
 
 def unsupported(config: Any, injection: Injection = "input") -> str | None:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_world import ITEMS, USERS
+from tests.tiny_world import USERS
 from xrec import tables
 from xrec.config import ExplainConfig
 from xrec.embeddings import Embeddings
-from xrec.explainer.explain import Explainer, derangement
+from xrec.explainer.explain import Explainer
 from xrec.explainer.model import IGNORED, XRecModel
 from xrec.workspace import Workspace, WorkspaceError
 
@@ -55,11 +55,12 @@ def test_a_mixed_batch_keeps_its_order(explainer):
 
 def test_signals_take_the_vectors_they_name(explainer):
     (true,), (shuffled,), (off,) = (explainer.requests([(4, 6)], s) for s in ("true", "shuffled", "off"))
-    user = explainer.embeddings["user"]
-    torch.testing.assert_close(true.user_vector, explainer.adapter.user(user[4:5])[0])
-    other = int(explainer.permutations["user"][4])
+    vectors = explainer.vectors
+    user = vectors.embeddings["user"]
+    torch.testing.assert_close(true.user_vector, vectors.adapter.user(user[4:5])[0])
+    other = int(vectors.permutations["user"][4])
     assert other != 4
-    torch.testing.assert_close(shuffled.user_vector, explainer.adapter.user(user[other : other + 1])[0])
+    torch.testing.assert_close(shuffled.user_vector, vectors.adapter.user(user[other : other + 1])[0])
     assert off.user_vector is None and off.item_vector is None
     assert true.token_ids == shuffled.token_ids == off.token_ids
 
@@ -67,7 +68,7 @@ def test_signals_take_the_vectors_they_name(explainer):
 def test_likelihood_equals_the_tuned_models_loss(explainer, workspace):
     pairs, texts = [(0, 1), (3, 2)], ["warm bread and tea", "jazz"]
     found, tokens = explainer.negative_log_likelihood(pairs, texts)
-    model = XRecModel(explainer.engine.model.backbone, explainer.adapter, injection="none")
+    model = XRecModel(explainer.engine.model.backbone, explainer.vectors.adapter, injection="none")
     embeddings = Embeddings.load(workspace.path("embed", "embeddings.safetensors"))
     for i, ((user, item), text) in enumerate(zip(pairs, texts, strict=True)):
         prompt = explainer.requests([(user, item)])[0]
@@ -93,11 +94,15 @@ def test_sampled_text_does_not_depend_on_the_batch(workspace):
     assert explainer.explain([(3, 2)])[0]["explanation"] == together[1]
 
 
-@pytest.mark.parametrize("count", [2, 3, ITEMS, 1001])
-def test_derangement_moves_every_index(count):
-    permutation = derangement(count, 0)
-    assert sorted(permutation.tolist()) == list(range(count))
-    assert all(int(p) != i for i, p in enumerate(permutation))
+def test_a_request_that_the_engine_refuses_becomes_a_failed_row_and_loses_no_other(workspace):
+    explainer = Explainer.from_workspace(workspace, ExplainConfig(max_new_tokens=8), "cpu")
+    expected = explainer.explain([(user, 1) for user in range(6)])
+    explainer.vectors.embeddings["user"][[2, 5]] = float("nan")
+    rows = explainer.explain([(user, 1) for user in range(6)])
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "ok", "failed"]
+    assert rows[2]["error"].startswith("user_vector holds values that are not finite") and rows[2]["explanation"] == ""
+    for user in (0, 1, 3, 4):
+        assert rows[user]["explanation"] == expected[user]["explanation"]
 
 
 def test_untuned_workspace_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Requests of a batch: read, checked, numbered, and counted afterwards."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +8,18 @@ import pytest
 from tests.tiny_world import ITEMS, USERS
 from xrec import tables
 from xrec.config import ExplainConfig
-from xrec.explainer.requests import check_complete, collect_requests, hash_requests, prediction_metrics
+from xrec.explainer.requests import (
+    RequestIndex,
+    block_bounds,
+    block_result,
+    check_complete,
+    collect_requests,
+    done_blocks,
+    hash_requests,
+    prediction_metrics,
+    read_block,
+    write_requests,
+)
 from xrec.workspace import Workspace, WorkspaceError
 
 
@@ -44,14 +56,11 @@ def test_without_explanations_the_default_is_the_interactions_of_the_split(tmp_p
         collect_requests(workspace, ExplainConfig(split="val"))
 
 
-def test_each_control_adds_a_row_with_its_own_id(workspace):
+def test_each_control_adds_a_row_and_twice_the_same_one_adds_no_more(workspace):
     alone = collect_requests(workspace, ExplainConfig(limit=3)).accepted
-    both = collect_requests(workspace, ExplainConfig(limit=3, controls=("shuffled", "off"))).accepted
-    assert len(alone) == 3 and len(both) == 9
-    ids = both["id"].to_pylist()
-    assert len(set(ids)) == 9
-    user, item = pairs_of(alone)[0]
-    assert f"{user}-{item}-shuffled" in ids
+    both = collect_requests(workspace, ExplainConfig(limit=3, controls=("shuffled", "off", "off"))).accepted
+    assert both["signal"].to_pylist() == ["true"] * 3 + ["shuffled"] * 3 + ["off"] * 3
+    assert pairs_of(both) == 3 * pairs_of(alone)
 
 
 def test_source_ids_become_indices_and_unknown_ones_are_rejected(workspace, tmp_path):
@@ -107,6 +116,57 @@ def test_a_folder_of_parquet_files_is_read_whole(workspace, tmp_path):
     requests = collect_requests(workspace, ExplainConfig(requests=str(folder)))
     assert sorted(pairs_of(requests.accepted)) == [(0, 0), (1, 1), (2, 2)]
     assert len(hash_requests(str(folder))) == 64
+
+
+def test_requests_are_sorted_so_that_a_users_follow_each_other(workspace, tmp_path):
+    path = write(tmp_path, user=[2, 0, 2, 1, 0], item=[5, 3, 1, 0, 2])
+    requests = collect_requests(workspace, ExplainConfig(requests=path, controls=("off",)))
+    assert pairs_of(requests.accepted) == 2 * [(0, 2), (0, 3), (1, 0), (2, 1), (2, 5)]
+    # The limit takes the first of the file, in its order.
+    assert pairs_of(collect_requests(workspace, ExplainConfig(requests=path, limit=2)).accepted) == [(0, 3), (2, 5)]
+
+
+def asked(*counts, signals=("true",)):
+    """Requests of users 0, 1, … with so many items each."""
+    rows = [(u, i, s) for s in signals for u, count in enumerate(counts) for i in range(count)]
+    return keys(*rows)
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "expected"),
+    [
+        ((3, 3, 2), 8, [0, 8]),
+        ((3, 3, 3), 8, [0, 6, 9]),  # the third user's would not fit whole
+        ((2, 20, 3), 8, [0, 2, 10, 18, 25]),  # too many for any block: blocks of its own, the last shared
+        ((8, 8), 8, [0, 8, 16]),
+        ((1,), 1, [0, 1]),
+    ],
+)
+def test_blocks_keep_a_users_requests_together(counts, size, expected):
+    assert block_bounds(asked(*counts), size) == expected
+
+
+def test_blocks_of_many_users_are_full_and_lose_no_row():
+    generator = np.random.default_rng(0)
+    counts = generator.integers(1, 6, 500).tolist()
+    bounds = block_bounds(asked(*counts, signals=("true", "off")), 32)
+    sizes = np.diff(bounds)
+    assert bounds[0] == 0 and bounds[-1] == 2 * sum(counts)
+    assert sizes.max() <= 32 and sizes[:-1].min() > 32 - 6
+
+
+def test_blocks_are_written_once_and_read_back(tmp_path):
+    workspace = Workspace(tmp_path / "w")
+    accepted = asked(*[2] * 70)
+    index = write_requests(workspace, accepted, 2)
+    assert index == RequestIndex(rows=140, blocks=70)
+    assert len(workspace.files("explain", "work", "requests")) == 3  # 64 blocks, 6 blocks, the index
+    assert read_block(workspace, 65).to_pylist() == accepted.slice(130, 2).to_pylist()
+    # A run that goes on keeps the blocks, even where blocks would now be larger.
+    assert write_requests(workspace, accepted, 100) == index
+    assert done_blocks(workspace) == set()
+    rows = read_block(workspace, 65).append_column("status", pa.array(["ok", "failed"]))
+    assert block_result(65, rows) == {"block": 65, "rows": 2, "failed": 1}
 
 
 def keys(*rows):

@@ -10,7 +10,6 @@ from xrec.config import TuneConfig
 from xrec.explainer import tuning
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter, draw_randomness
 from xrec.explainer.batching import collate, plan_epoch
-from xrec.explainer.explain import derangement
 from xrec.explainer.model import XRecModel, load_backbone
 from xrec.explainer.pairs import PairTexts, explained_pairs
 from xrec.explainer.prompt import PromptBuilder
@@ -25,6 +24,7 @@ from xrec.explainer.tuning_engine import (
     load_weights,
     save_checkpoint,
 )
+from xrec.explainer.vectors import derangement
 from xrec.workspace import WorkspaceError
 
 
