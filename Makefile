@@ -44,5 +44,6 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(STAMP) $(VLLM_STAMP)
+	@set -e; for name in ingest lightgcn profiles scale tuning; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@set -e; for name in generation explain_job; do echo "== $$name"; $(VLLM_BIN)/python -m benchmarks.$$name; done

@@ -9,7 +9,7 @@ A dump in the shape of the Yelp Open Dataset is generated (the same seed gives t
 Memory is the largest sum, over a process and all its children, of the proportional set size: pages that processes
 share, Ray's object store among them, count once. The page cache of the files does not count.
 
-    python benchmarks/ingest.py [--gigabytes 0.2] [--repetitions 3] [--folder /tmp/FOLDER]
+    python -m benchmarks.ingest [--gigabytes 0.2] [--repetitions 3] [--folder /tmp/FOLDER]
 """
 
 import argparse

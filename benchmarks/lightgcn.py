@@ -13,8 +13,8 @@ Steps are interleaved, so that whatever else the machine does falls on all alike
 is the steadier figure. Every implementation starts from the
 same embeddings, and all must agree on the losses.
 
-    python benchmarks/lightgcn.py                                   a synthetic graph of the size of Yelp's
-    python benchmarks/lightgcn.py --data FOLDER [--batch-size 1024] total_trn.csv of a published data folder
+    python -m benchmarks.lightgcn                                   a synthetic graph of the size of Yelp's
+    python -m benchmarks.lightgcn --data FOLDER [--batch-size 1024] total_trn.csv of a published data folder
 """
 
 import argparse

@@ -3,7 +3,7 @@
 A local server answers after 200 ms. Rates are the server's own, from its first request to its last, so that starting
 workers does not count. Every figure is a ratio within this run, the median of several repetitions.
 
-    python benchmarks/profile.py [--repetitions 3] [--rows 1200]
+    python -m benchmarks.profiles [--repetitions 3] [--rows 1200]
 """
 
 import argparse

@@ -5,7 +5,7 @@ Every stage of every size runs in a process of its own, so that nothing is warm 
 do a capped number of rows, so what grows in their columns is what they pay for the size of the tables alone. The
 adapter is untrained, which costs a row no less: tuning is `benchmarks/tuning.py`'s subject.
 
-    python benchmarks/scale.py [--sizes 1 10 100] [--rows 200]
+    python -m benchmarks.scale [--sizes 1 10 100] [--rows 200]
 """
 
 import argparse

@@ -10,8 +10,8 @@ Same batches, interleaved, median over the rounds. Tokens are real ones: pads do
 each round's own ratio, so that whatever else the machine does falls on both alike. Processor time is the steadier
 figure on a busy machine.
 
-    python benchmarks/tuning.py [--hidden 256 --layers 6 --batch-size 8 --rounds 9]
-    python benchmarks/tuning.py --backbone FOLDER       a backbone by name or folder instead of a random LLaMA
+    python -m benchmarks.tuning [--hidden 256 --layers 6 --batch-size 8 --rounds 9]
+    python -m benchmarks.tuning --backbone FOLDER       a backbone by name or folder instead of a random LLaMA
 """
 
 import argparse
