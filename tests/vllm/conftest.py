@@ -81,3 +81,50 @@ def settings(chat_model):
         return ProfileConfig.model_validate(values | {"compute": compute} | changes)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory):
+    """Makes a tiny checkpoint of a family, once; returns its folder."""
+    from tests.vllm.tiny_backbones import save_backbone
+
+    made: dict[tuple[str, bool], str] = {}
+
+    def make(family: str, quantised: bool = False) -> str:
+        key = (family, quantised)
+        if key not in made:
+            made[key] = save_backbone(str(tmp_path_factory.mktemp(family) / "model"), family, quantised)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def start_engine(tmp_path_factory):
+    """Starts the injecting engine with small limits; it ends with the module's tests, or before the next one starts."""
+    from xrec.explainer.vllm_engine import VLLMEngine
+
+    running: list[VLLMEngine] = []
+
+    def end():
+        for engine in running:
+            engine.close()
+        running.clear()
+
+    def start(folder: str, **arguments) -> VLLMEngine:
+        end()
+        compiled = not arguments.get("enforce_eager", True)
+        # Nothing compiled by another run is taken, and where nothing is to be compiled, vLLM's samplers aren't either.
+        caches = str(tmp_path_factory.mktemp("compiled"))
+        patch.setenv("VLLM_CACHE_ROOT", caches)
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", caches)
+        patch.setenv("TORCHDYNAMO_DISABLE", "0" if compiled else "1")
+        limits = {"enforce_eager": True, "max_model_len": 512, "max_num_seqs": 16}
+        running.append(VLLMEngine(folder, **(limits | arguments)))
+        return running[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        yield start
+        end()
