@@ -122,6 +122,7 @@ def test_a_killed_engine_loses_and_doubles_no_row_and_leaves_no_process(ray_sess
     assert "already finished" in run(workspace, config.model_copy(update={"engine": "auto"}))
 
 
+@pytest.mark.slow
 def test_engines_of_two_workers(ray_session, workspace):
     import ray
 

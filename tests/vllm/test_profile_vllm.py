@@ -25,7 +25,8 @@ def _rows(workspace, kind):
     return [row for block in (0, 1) for row in parts.read_part(workspace, kind, block).to_pylist()]
 
 
-@pytest.mark.parametrize("kind", TEXT_KINDS)
+# The engine starts once or twice a kind, and `.ci/run` has its limit; `test_vllm_server.py` asks for all three.
+@pytest.mark.parametrize("kind", [TEXT_KINDS[0], *(pytest.param(k, marks=pytest.mark.slow) for k in TEXT_KINDS[1:])])
 def test_published_prompts_bring_answers_of_the_schema(ray_session, workspace, settings, kind):
     config = settings()
     results = _write(workspace, config, kind)

@@ -29,6 +29,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "without-replacement": ("qwen3", {"input_replacement": False}, {}),
     "without-injection": ("llama-grouped-query", {"injection": "none"}, {}),
 }
+# Each takes half a minute or more to start, and `.ci/run` has its limit.
+SLOW = ("pipeline-parallel", "without-injection")
 
 
 @dataclass
@@ -39,7 +41,10 @@ class Pair:
     maker: PromptMaker
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CONFIGURATIONS],
+)
 def pair(request, tiny_backbone, start_engine):
     family, mode, arguments = CONFIGURATIONS[request.param]
     folder = tiny_backbone(family)
