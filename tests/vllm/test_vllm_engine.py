@@ -425,7 +425,7 @@ def test_the_checkpoint_and_its_vocabulary_stay_as_they_were(engine, folder, fil
 
 
 def test_what_cannot_run_is_refused_before_anything_starts(folder, start_engine, tmp_path):
-    from transformers import GPT2Config
+    from transformers import GPT2Config, LlamaConfig
 
     from xrec.explainer.vllm_engine import VLLMEngine
 
@@ -435,4 +435,11 @@ def test_what_cannot_run_is_refused_before_anything_starts(folder, start_engine,
     tokenizer = load_backbone(folder)[1]
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="architecture is GPT2LMHeadModel; the vLLM engine runs LlamaForCausalLM"):
+        VLLMEngine(str(tmp_path))
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"], hidden_size=96, num_attention_heads=4, vocab_size=len(tokenizer)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="attention heads are 24 wide; on a CPU vLLM runs 32, 64, .*explain.engine = hf"
+    ):
         VLLMEngine(str(tmp_path))

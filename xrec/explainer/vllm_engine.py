@@ -79,6 +79,7 @@ class VLLMEngine:
         self.reserved_id = reserved_token_id(self.tokenizer)
         changed = overrides(config, self.reserved_id, injection, input_replacement)
         if current_platform.is_cpu():
+            _check_heads(config)
             for name, value in _CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             arguments = _CPU_ARGUMENTS | arguments
@@ -323,9 +324,22 @@ class VLLMEngine:
 _SIDES = ("user", "item")
 
 
+def _check_heads(config: Any) -> None:
+    """Refuse what vLLM's attention on CPUs would fail at with the first request."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size not in known:
+        raise ValueError(
+            f"the backbone's attention heads are {size} wide; on a CPU vLLM runs {', '.join(map(str, known))}; use the "
+            "Hugging Face engine (explain.engine = hf), or another backbone"
+        )
+
+
 def _digest(vector: torch.Tensor) -> str:
     """Equal for equal vectors alone."""
-    return hashlib.sha256(vector.detach().to("cpu", torch.float32).contiguous().numpy()).hexdigest()
+    return hashlib.sha256(vector.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
 
 
 def _positions(request: Request, side: str) -> list[int]:
