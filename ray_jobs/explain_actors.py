@@ -28,6 +28,7 @@ from ray_jobs.explain_placement import (
     threads,
 )
 from ray_jobs.runtime import cluster_limit, innermost_cause, logs_of_workers
+from xrec.blocks import part_name
 from xrec.config import ExplainConfig
 from xrec.explainer import requests
 from xrec.explainer.engine_choice import vllm_arguments
@@ -73,7 +74,7 @@ class ExplainActor:
         asked = requests.read_block(self.workspace, block)
         columns = {name: asked[name].to_numpy(zero_copy_only=False) for name in requests.KEY}
         rows = pa.table(self.explainer(columns))
-        self.workspace.write_table(rows, requests.STAGE, requests.TABLE, part=requests.part_name(block))
+        self.workspace.write_table(rows, requests.STAGE, requests.TABLE, part=part_name(block))
         return requests.block_result(block, rows) | {"actor": ray.get_runtime_context().get_actor_id()}
 
     def __del__(self) -> None:

@@ -24,6 +24,7 @@ from ray_jobs.profile_engine import (
     sampling_parameters,
     start_error,
 )
+from xrec.blocks import part_name
 from xrec.config import ProfileConfig, TextKind
 from xrec.profiles import parts
 from xrec.profiles.answers import Answer, FatalError
@@ -202,7 +203,7 @@ def _write(
 
 
 def _held_file(kind: TextKind, block: int) -> tuple[str, str]:
-    return f"{kind}_first_answers", f"{parts.part_name(block)}.json"
+    return f"{kind}_first_answers", f"{part_name(block)}.json"
 
 
 def _held(workspace: Workspace, kind: TextKind, work: parts.Work) -> parts.Work:

@@ -1,16 +1,15 @@
 """Which pairs a batch explains: read and checked before any model is loaded, cut into blocks, counted after it ran.
 
-Block k's requests are a row group of `explain/work/requests/`, its result is `explain/predictions/part-<k>.parquet`.
-The name of a result follows from its block, and a file appears whole or not at all: whoever does a block again, after a
-kill or beside a process that was given up for dead, replaces a file and doubles no row. How pairs are explained is
-`explain.py`'s business, and where `ray_jobs/explain.py`'s.
+Block k's requests are a row group of `explain/work/requests/`, its result is `explain/predictions/part-<k>.parquet`
+(see `xrec/blocks.py`). How pairs are explained is `explain.py`'s business, and where `ray_jobs/explain.py`'s.
 """
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, where pyright cannot see them)
 import hashlib
 import itertools
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import fsspec
 import numpy as np
@@ -18,15 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from xrec import blocks
+from xrec.blocks import RequestIndex
 from xrec.config import ExplainConfig
 from xrec.explainer.pairs import explained_pairs
 from xrec.workspace import Workspace, WorkspaceError
 
 STAGE, WORK, TABLE = "explain", "work", "predictions"
 KEY = ["user", "item", "signal"]
-_FOLDER, _INDEX = (STAGE, WORK, "requests"), "index.json"
-# Row groups a file: enough that files are few, few enough that a file's footer is read in no time.
-_BLOCKS_PER_FILE = 64
+_FOLDER = (STAGE, WORK, "requests")
 
 
 @dataclass
@@ -68,51 +67,19 @@ def collect_requests(workspace: Workspace, config: ExplainConfig) -> Requests:
     return Requests(pa.concat_tables(accepted), rejected, repeated)
 
 
-@dataclass(frozen=True)
-class RequestIndex:
-    """What the requests amount to.
-
-    Attributes:
-        rows: over all blocks.
-        blocks: numbered from 0.
-    """
-
-    rows: int
-    blocks: int
-
-
 def write_requests(workspace: Workspace, accepted: pa.Table, rows_per_block: int) -> RequestIndex:
     """Cut the requests into blocks and write them, unless they are there already; returns what they amount to."""
-    if workspace.exists(*_FOLDER, _INDEX):
-        return RequestIndex(**workspace.read_json(*_FOLDER, _INDEX))
-    workspace.remove(*_FOLDER)
-    bounds = block_bounds(accepted, rows_per_block)
-    for first in range(0, len(bounds) - 1, _BLOCKS_PER_FILE):
-        cuts = bounds[first : first + _BLOCKS_PER_FILE + 1]
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, accepted.schema, compression="zstd") as writer:
-            for start, end in itertools.pairwise(cuts):
-                writer.write_table(accepted.slice(start, end - start), row_group_size=end - start)
-        workspace.write_bytes(sink.getvalue().to_pybytes(), *_FOLDER, f"{part_name(first // _BLOCKS_PER_FILE)}.parquet")
-    index = RequestIndex(len(accepted), len(bounds) - 1)
-    workspace.write_json(asdict(index), *_FOLDER, _INDEX)
-    return index
+    return blocks.write_requests(workspace, _FOLDER, _blocks(accepted, rows_per_block))
 
 
 def read_block(workspace: Workspace, block: int) -> pa.Table:
     """The requests of a block: user, item, signal."""
-    path = workspace.path(*_FOLDER, f"{part_name(block // _BLOCKS_PER_FILE)}.parquet")
-    with workspace.fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read_row_group(block % _BLOCKS_PER_FILE)
-
-
-def part_name(number: int) -> str:
-    return f"part-{number:05d}"
+    return blocks.read_requests(workspace, _FOLDER, block)
 
 
 def done_blocks(workspace: Workspace) -> set[int]:
     """The blocks whose result is written."""
-    return {int(name.removeprefix("part-").removesuffix(".parquet")) for name in workspace.files(STAGE, TABLE)}
+    return blocks.done_blocks(workspace, STAGE, TABLE)
 
 
 def block_result(block: int, rows: pa.Table) -> dict[str, int]:
@@ -134,6 +101,11 @@ def block_bounds(accepted: pa.Table, rows_per_block: int) -> list[int]:
         while end - bounds[-1] > rows_per_block:
             bounds.append(bounds[-1] + rows_per_block)
     return [*bounds, len(user)]
+
+
+def _blocks(accepted: pa.Table, rows_per_block: int) -> Iterator[pa.Table]:
+    for start, end in itertools.pairwise(block_bounds(accepted, rows_per_block)):
+        yield accepted.slice(start, end - start)
 
 
 def hash_requests(uri: str) -> str:

@@ -1,22 +1,19 @@
 """The files of the stage `profile`: the requests, cut into blocks, and one result file a block.
 
-Block k's requests are a row group of `profile/work/<kind>_requests/`, its result is `profile/<table>/part-<k>.parquet`.
-The name of a result follows from its block, and a file appears whole or not at all: whoever does a block again, after a
-kill or beside a process that was given up for dead, replaces a file and doubles no row. Who writes the texts is
-`writer.py`'s business, who does which block `ray_jobs`'.
+Block k's requests are a row group of `profile/work/<kind>_requests/`, its result is `profile/<table>/part-<k>.parquet`
+(see `xrec/blocks.py`). Who writes the texts is `writer.py`'s business, who does which block `ray_jobs`'.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, where pyright cannot see them)
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from xrec import blocks as block_files
+from xrec.blocks import RequestIndex, part_name
 from xrec.config import Price, TextKind
 from xrec.profiles.accounting import cost_of
 from xrec.profiles.answers import Answer
@@ -36,24 +33,6 @@ KEYS: dict[TextKind, tuple[str, ...]] = {
 _TEXT: dict[TextKind, str] = {"item_profile": "profile", "user_profile": "profile", "explanation": "explanation"}
 Work = dict[int, list[int] | None]
 """Blocks to write, each with the rows of it to write anew; None: all, it has not been written yet."""
-_INDEX = "index.json"
-# Row groups a file: enough that files are few, few enough that a file's footer is read in no time.
-_BLOCKS_PER_FILE = 64
-
-
-@dataclass(frozen=True)
-class RequestIndex:
-    """What the requests of a kind amount to.
-
-    Attributes:
-        rows: requests, over all blocks.
-        blocks: blocks, numbered from 0.
-        characters: of their records, together.
-    """
-
-    rows: int
-    blocks: int
-    characters: int
 
 
 def write_requests(workspace: Workspace, kind: TextKind, blocks: Iterable[pa.Table]) -> RequestIndex:
@@ -62,29 +41,12 @@ def write_requests(workspace: Workspace, kind: TextKind, blocks: Iterable[pa.Tab
     Args:
         blocks: tables of the key columns and `record`, each a block.
     """
-    folder = (STAGE, WORK, f"{kind}_requests")
-    if workspace.exists(*folder, _INDEX):
-        return RequestIndex(**workspace.read_json(*folder, _INDEX))
-    workspace.remove(*folder)
-    rows = count = characters = 0
-    for first, group in _grouped(blocks, _BLOCKS_PER_FILE):
-        sink = pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, group[0].schema, compression="zstd") as writer:
-            for table in group:
-                writer.write_table(table, row_group_size=max(1, len(table)))
-                rows, count = rows + len(table), count + 1
-                characters += pc.sum(pc.utf8_length(table["record"])).as_py() or 0
-        workspace.write_bytes(sink.getvalue().to_pybytes(), *folder, _file(first // _BLOCKS_PER_FILE))
-    index = RequestIndex(rows, count, characters)
-    workspace.write_json(asdict(index), *folder, _INDEX)
-    return index
+    return block_files.write_requests(workspace, _requests(kind), blocks)
 
 
 def read_block(workspace: Workspace, kind: TextKind, block: int) -> pa.Table:
     """The requests of a block: its key columns and `record`."""
-    path = workspace.path(STAGE, WORK, f"{kind}_requests", _file(block // _BLOCKS_PER_FILE))
-    with workspace.fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read_row_group(block % _BLOCKS_PER_FILE)
+    return block_files.read_requests(workspace, _requests(kind), block)
 
 
 def write_part(
@@ -148,13 +110,9 @@ def block_result(block: int, answers: Sequence[Answer], deferred: bool = False) 
     }
 
 
-def part_name(block: int) -> str:
-    return f"part-{block:06d}"
-
-
 def done_blocks(workspace: Workspace, kind: TextKind) -> set[int]:
     """The blocks whose result is written."""
-    return {int(name.removeprefix("part-").removesuffix(".parquet")) for name in workspace.files(STAGE, TABLE[kind])}
+    return block_files.done_blocks(workspace, STAGE, TABLE[kind])
 
 
 def failed_rows(workspace: Workspace, kind: TextKind) -> dict[int, list[int]]:
@@ -208,16 +166,5 @@ def _result(
     return pa.table(columns)
 
 
-def _file(number: int) -> str:
-    return f"part-{number:05d}.parquet"
-
-
-def _grouped(blocks: Iterable[pa.Table], size: int) -> Iterator[tuple[int, list[pa.Table]]]:
-    first, group = 0, []
-    for block in blocks:
-        group.append(block)
-        if len(group) == size:
-            yield first, group
-            first, group = first + size, []
-    if group:
-        yield first, group
+def _requests(kind: TextKind) -> tuple[str, str, str]:
+    return STAGE, WORK, f"{kind}_requests"
