@@ -5,10 +5,7 @@ grows while blocks wait, and shrinks as they end. What an explanation is, is `xr
 takes of the cluster is that of `explain_placement.py`.
 """
 
-import logging
 import math
-import os
-import sys
 from asyncio import get_running_loop
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
+from ray_jobs.block_pool import run_blocks
 from ray_jobs.explain_placement import (
     PlacementGroups,
     actor_resources,
@@ -34,11 +31,6 @@ from xrec.explainer import requests
 from xrec.explainer.engine_choice import vllm_arguments
 from xrec.workspace import Workspace, WorkspaceError
 
-# Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
-_MOST_TASKS = 20_000
-# Blocks that wait at an actor, as a multiple of those it works on. Ray Data starts another actor when there are 1.75
-# times as many as the actors work on, so with fewer the pool would never grow.
-_WAITING_FACTOR = 2
 _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -109,41 +101,24 @@ def write_blocks(
     most = min(engines_that_fit(compute, cluster_limit(), node_sizes()), len(blocks))
     least, at_once = min(compute.actors[0], most), blocks_at_once(config)
     groups = PlacementGroups(compute)
-    context = DataContext.get_current().copy()
-    # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
-    submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
-    context.enable_progress_bars = submitted and not sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if compute.workers_per_engine > 1:
-        # One of them asks for an actor's options without starting one, whose placement group would then stand empty.
-        context.issue_detectors_config.detectors = []
-    with DataContext.current(context):
-        rows = ray.data.from_items(
-            [{"block": block} for block in blocks], override_num_blocks=min(len(blocks), _MOST_TASKS)
-        )
-        results = rows.map_batches(
+    try:
+        yield from run_blocks(
             ExplainActor,
-            batch_size=1,
-            compute=ActorPoolStrategy(
-                min_size=least,
-                max_size=most,
-                max_concurrent_calls_per_actor=at_once,
-                max_tasks_in_flight_per_actor=_WAITING_FACTOR * at_once,
-            ),
-            fn_constructor_args=(workspace, config, vectors),
-            ray_remote_args_fn=groups.actor_options if compute.workers_per_engine > 1 else None,
+            (workspace, config, vectors),
+            [{"block": block} for block in blocks],
+            (least, most),
+            at_once,
+            groups.actor_options if compute.workers_per_engine > 1 else None,
             **actor_resources(compute),
             **_environment(config),
         )
-        try:
-            yield from results.iter_rows()
-        except RayError as error:
-            raise WorkspaceError(
-                f"explain: an actor failed: {innermost_cause(error)}. What is written is kept: mend the cause and run "
-                f"the same command again{logs_of_workers()}"
-            ) from error
-        finally:
-            groups.remove()
+    except RayError as error:
+        raise WorkspaceError(
+            f"explain: an actor failed: {innermost_cause(error)}. What is written is kept: mend the cause and run the "
+            f"same command again{logs_of_workers()}"
+        ) from error
+    finally:
+        groups.remove()
 
 
 def blocks_at_once(config: ExplainConfig) -> int:

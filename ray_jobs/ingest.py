@@ -5,8 +5,6 @@ A killed run goes on where it stopped: a chunk whose part is written is not read
 """
 
 import json
-import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ import ray
 from ray.data import DataContext, TaskPoolStrategy
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ray_jobs.runtime import start_ray
+from ray_jobs.runtime import data_context, start_ray
 from xrec.config import IngestConfig
 from xrec.data.dropped import Tally
 from xrec.data.ingest import FOLDERS, STAGE, WORK, Dump, chunk_tally, ingest_chunk, write_items
@@ -118,12 +116,7 @@ def _results(workspace: Workspace, dump: Dump, chunks: list[Chunk]) -> Iterator[
     def ingest(batch: Any) -> Any:
         return _ingest_one(workspace, dump, Chunk(**json.loads(str(batch["chunk"][0]))))
 
-    context = DataContext.get_current().copy()
-    # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
-    submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
-    context.enable_progress_bars = submitted and not sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with DataContext.current(context):
+    with DataContext.current(data_context()):
         rows = [{"chunk": json.dumps(asdict(chunk))} for chunk in chunks]
         data = ray.data.from_items(rows, override_num_blocks=len(rows))
         compute = TaskPoolStrategy(size=dump.config.compute.tasks)

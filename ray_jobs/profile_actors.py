@@ -5,17 +5,15 @@ rate limit and one budget, which live in an actor of their own. What a writer do
 """
 
 import json
-import logging
 import math
-import os
-import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import ray
 from pydantic import SecretStr
-from ray.data import ActorPoolStrategy, DataContext
 
+from ray_jobs.block_pool import run_blocks
 from ray_jobs.runtime import cluster_limit
 from ray_jobs.shared_limits import RemoteLimits, SharedLimits
 from xrec.config import ProfileConfig, TextKind
@@ -26,12 +24,7 @@ from xrec.profiles.prompts import Prompts
 from xrec.profiles.rate_limit import CallLimits
 from xrec.workspace import Workspace
 
-# Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
-_MOST_TASKS = 20_000
 _MOST_WAITING = 100_000
-# Blocks at an actor, as a multiple of those it works on. Ray Data starts another actor when there are 1.75 times as
-# many as the actors work on, so with fewer the pool would never grow.
-_WAITING_FACTOR = 2
 
 
 class WritingActor:
@@ -143,29 +136,16 @@ def write_blocks(
         shared = limits.options(num_cpus=0, max_concurrency=_MOST_WAITING).remote(
             compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
         )
-    context = DataContext.get_current().copy()
-    # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
-    submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
-    context.enable_progress_bars = submitted and not sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    with DataContext.current(context):
-        rows = ray.data.from_items(
-            [{"block": block, "rows": json.dumps(chosen)} for block, chosen in work.items()],
-            override_num_blocks=min(len(work), _MOST_TASKS),
-        )
-        results = rows.map_batches(
-            WritingActor,
-            batch_size=1,
-            compute=ActorPoolStrategy(
-                min_size=compute.actors[0],
-                max_size=max(compute.actors[0], min(compute.actors[1], len(work))),
-                max_concurrent_calls_per_actor=blocks_at_once(config),
-                max_tasks_in_flight_per_actor=_WAITING_FACTOR * blocks_at_once(config),
-            ),
-            fn_constructor_args=(workspace, config, kind, key, shared),
-            num_cpus=_cpus(config),
-        )
-        for result in results.iter_rows():
+    results = run_blocks(
+        WritingActor,
+        (workspace, config, kind, key, shared),
+        [{"block": block, "rows": json.dumps(chosen)} for block, chosen in work.items()],
+        (compute.actors[0], max(compute.actors[0], min(compute.actors[1], len(work)))),
+        blocks_at_once(config),
+        num_cpus=_cpus(config),
+    )
+    with closing(results):
+        for result in results:
             if result["fatal"]:
                 raise FatalError(result["fatal"])
             yield result

@@ -1,22 +1,18 @@
-"""Progress of the stage `profile`: a line in metrics.jsonl as blocks end, and a bar on a terminal."""
+"""Progress of the stage `profile`."""
 
 import sys
-import time
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from ray_jobs.block_pool import BlockProgress
 from xrec.config import ProfileConfig, TextKind
-from xrec.metric_logging import MetricLogger
 from xrec.profiles.accounting import cost_of
 from xrec.profiles.parts import STAGE, TABLE
 from xrec.workspace import Workspace
 
-_SECONDS_BETWEEN_LINES = 5.0
-_COUNTS = ("rows", "failed", "tokens_in", "tokens_out", "attempts")
+_COUNTS = ("failed", "tokens_in", "tokens_out", "attempts")
 
 
-class ProfileProgress:
+class ProfileProgress(BlockProgress):
     """Adds up what the blocks of one kind of text report.
 
     Args:
@@ -32,40 +28,16 @@ class ProfileProgress:
 
     def __init__(self, workspace: Workspace, config: ProfileConfig, kind: TextKind, blocks: int, cost: float):
         self.table, self.cost = TABLE[kind], cost
+        super().__init__(workspace, STAGE, f"{self.table}, blocks", blocks)
         self.price = config.price
         self.counts = dict.fromkeys(_COUNTS, 0)
-        self.started = self.logged = time.monotonic()
-        self.logged_rows, self.said = 0, ""
-        self.log = MetricLogger(workspace, STAGE)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            disable=not sys.stderr.isatty(),
-            transient=True,
-        )
-        self.task = self.bar.add_task(f"{self.table}, blocks", total=blocks, figures="")
-
-    def __enter__(self) -> "ProfileProgress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-        if self.counts["rows"] > self.logged_rows:
-            self._log()
-        self.log.close()
+        self.said = ""
 
     def add(self, result: dict[str, Any]) -> None:
-        """Take in what became of one block."""
         for name in _COUNTS:
             self.counts[name] += int(result[name])
         self.cost += cost_of(result["tokens_in"], result["tokens_out"], self.price) or 0.0
-        self.bar.update(self.task, advance=1, figures=self._figures())
-        if time.monotonic() - self.logged > _SECONDS_BETWEEN_LINES:
-            self._log()
+        super().add(result)
 
     def say(self, sentence: str) -> None:
         """Show what is going on elsewhere: beside the bar, or as a line of its own where there is none."""
@@ -74,14 +46,11 @@ class ProfileProgress:
         self.said = sentence
         self.bar.update(self.task, figures=sentence)
 
-    def _log(self) -> None:
-        self.logged, self.logged_rows = time.monotonic(), self.counts["rows"]
-        figures = {f"{self.table}/{name}": float(count) for name, count in self.counts.items()}
-        figures[f"{self.table}/rows_per_second"] = self.counts["rows"] / max(1e-9, self.logged - self.started)
-        if self.price is not None:
-            figures["cost"] = self.cost
-        self.log.log(self.counts["rows"], **figures)
+    def figures(self) -> dict[str, float]:
+        counts = {"rows": self.rows, **self.counts, "rows_per_second": self.rows_per_second}
+        figures = {f"{self.table}/{name}": float(count) for name, count in counts.items()}
+        return figures if self.price is None else figures | {"cost": self.cost}
 
-    def _figures(self) -> str:
+    def shown(self) -> str:
         cost = f", cost {self.cost:.4g}" if self.price is not None else ""
-        return f"{self.counts['failed']:,} failed of {self.counts['rows']:,} rows{cost}"
+        return f"{self.counts['failed']:,} failed of {self.rows:,} rows{cost}"

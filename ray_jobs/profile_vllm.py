@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import ray
 from ray.data import DataContext
 from ray.data.llm import build_processor
 from ray.exceptions import RayError
 
+from ray_jobs.block_pool import as_dataset
 from ray_jobs.profile_engine import (
     check_resources,
     engine_config,
@@ -33,9 +33,6 @@ from xrec.profiles.parsing import AnswerError, Reason, parse_answer
 from xrec.profiles.prompts import Prompts
 from xrec.profiles.writer import corrected
 from xrec.workspace import Workspace
-
-# Ray Data starts one task a block of its own; beyond this many, several of ours go into one of them.
-_MOST_TASKS = 20_000
 
 
 @dataclass(frozen=True)
@@ -91,10 +88,7 @@ def _pass(
     for name in ("ray.data", "ray.llm"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with DataContext.current(context):
-        blocks = ray.data.from_items(
-            [{"block": block, "rows": rows} for block, rows in work.items()],
-            override_num_blocks=min(len(work), _MOST_TASKS),
-        )
+        blocks = as_dataset([{"block": block, "rows": rows} for block, rows in work.items()])
         requests = blocks.flat_map(
             functools.partial(_requests, workspace=workspace, config=config, kind=kind, again=again)
         )

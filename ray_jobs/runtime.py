@@ -8,9 +8,14 @@ import logging
 import os
 import re
 import secrets
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
+
+if TYPE_CHECKING:
+    from ray.data import DataContext
 
 # Ray Train's controller asks the dashboard for the state of actors, which a session without a dashboard lacks.
 _QUIET = {"RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
@@ -55,6 +60,18 @@ def cluster_limit() -> dict[str, float]:
 
     now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
     return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
+
+
+def data_context() -> "DataContext":
+    """Ray Data's settings for a stage that has a bar of its own: a copy of the current ones, to make current."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    # On a terminal the bar is ours; where a submitted job's log is all there is to see, Ray Data's own.
+    submitted = os.environ.get("RAY_ADDRESS", "local") != "local"
+    context.enable_progress_bars = submitted and not sys.stderr.isatty()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return context
 
 
 def innermost_cause(error: Exception) -> str:
