@@ -32,7 +32,7 @@ from xrec.explainer.requests import (
     prediction_metrics,
     write_requests,
 )
-from xrec.explainer.vectors import AdaptedVectors, write_vectors
+from xrec.explainer.vectors import SIDES, AdaptedVectors, write_vectors
 from xrec.fingerprint import hash_of
 from xrec.metric_logging import MetricLogger
 from xrec.workspace import MANIFEST, STARTED, StageRun, Workspace, WorkspaceError
@@ -56,7 +56,7 @@ def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry
     inputs = _inputs(workspace)
     adapter, _ = load_adapter(workspace)
     earlier = None if force else _earlier_engine(workspace)
-    engine = earlier if earlier and config.engine == "auto" else choose_engine(workspace, config, adapter)
+    engine = earlier if earlier and config.engine == "auto" else choose_engine(workspace, config, adapter.spec)
     config = config.model_copy(update={"engine": engine})
     # A request file's contents, not its path, are part of the stage's identity.
     settings = {name: value for name, value in config.identity().items() if name != "requests"}
@@ -65,7 +65,7 @@ def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry
     if stage.done:
         return f"explain: already finished ({workspace}/explain/predictions)"
     _refuse_private_memory(workspace)
-    check_engine(workspace, config, engine, adapter)
+    check_engine(workspace, config, adapter.spec)
     workspace.remove_unfinished(STAGE)
     requests = collect_requests(workspace, config)
     metrics = _finish(stage, config, requests, _explain(stage, config, requests, adapter))
@@ -108,7 +108,7 @@ def _write_vectors(
         embeddings = load_embeddings(workspace)
         source = AdaptedVectors(adapter, embeddings.user_mean(), embeddings.item_mean(), config.seed)
         with tempfile.TemporaryDirectory(prefix="xrec-") as folder:
-            nodes: Any = {side: asked[side].to_numpy() for side in ("user", "item")}
+            nodes: Any = {side: asked[side].to_numpy() for side in SIDES}
             write_vectors(f"{folder}/vectors", source, nodes, ("true", *config.controls), dtype)
             workspace.upload(f"{folder}/vectors", *place)
     return place

@@ -78,7 +78,13 @@ class Result:
 
 
 class Engine(Protocol):
-    """The seam between XRec and whatever runs the language model."""
+    """The seam between XRec and whatever runs the language model.
+
+    Attributes:
+        tokenizer: the model's.
+    """
+
+    tokenizer: Any
 
     def generate(self, requests: Sequence[Request]) -> list[Result]:
         """Explanations, in the order of the requests. ValueError names a request that is malformed."""
@@ -90,6 +96,10 @@ class Engine(Protocol):
 
     def logprobs(self, requests: Sequence[Request], targets: Sequence[list[int]]) -> list[torch.Tensor]:
         """For each request, the natural-log probability of every token of its target: float32 `[len(target)]`."""
+        ...
+
+    def close(self) -> None:
+        """End whatever processes it has; it answers no more."""
         ...
 
 

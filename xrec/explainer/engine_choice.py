@@ -6,7 +6,7 @@ from typing import Any, Literal
 from transformers import AutoConfig, PreTrainedConfig
 
 from xrec.config import ConfigError, ExplainCompute, ExplainConfig
-from xrec.explainer.adapter import AdapterSpec, XRecAdapter
+from xrec.explainer.adapter import AdapterSpec
 from xrec.explainer.engine import Engine
 from xrec.explainer.generation import HuggingFaceEngine
 from xrec.explainer.loading import backbone_dtype, backbone_folder, check_backbone
@@ -20,23 +20,23 @@ EngineName = Literal["vllm", "hf"]
 SEQUENCES = 256
 
 
-def choose_engine(workspace: Workspace, config: ExplainConfig, adapter: XRecAdapter) -> EngineName:
+def choose_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> EngineName:
     """What `auto` means for a batch: vLLM where actors have a GPU, vLLM is here and it runs the backbone."""
     if config.engine != "auto":
         return config.engine
     if not config.compute.gpus_per_actor or not has_vllm():
         return "hf"
-    return "hf" if _unsupported(workspace, adapter.spec) else "vllm"
+    return "hf" if _unsupported(workspace, spec) else "vllm"
 
 
-def check_engine(workspace: Workspace, config: ExplainConfig, engine: EngineName, adapter: XRecAdapter) -> None:
-    """Refuse an engine that cannot do what the settings ask.
+def check_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> None:
+    """Refuse a named engine that cannot do what the settings ask.
 
     Raises:
         ConfigError: naming the setting and the remedy.
     """
     compute = config.compute
-    if engine == "hf":
+    if config.engine == "hf":
         if compute.workers_per_engine > 1:
             raise ConfigError(
                 f"explain.compute: tensor_parallel_size = {compute.tensor_parallel_size} and pipeline_parallel_size = "
@@ -45,7 +45,7 @@ def check_engine(workspace: Workspace, config: ExplainConfig, engine: EngineName
             )
         return
     _need_vllm()
-    reason = _unsupported(workspace, adapter.spec)
+    reason = _unsupported(workspace, spec)
     if reason is not None:
         raise ConfigError(f"explain.engine is vllm, but {reason}; set explain.engine to hf")
 
@@ -67,9 +67,8 @@ def open_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec, 
         ValueError: it cannot be loaded.
     """
     name, place, injection = _backbone(workspace), resolve_device(device), spec.injection
-    kind: EngineName = "vllm" if config.engine == "vllm" else "hf"
     with backbone_folder(workspace, name) as path:
-        if kind == "vllm":
+        if config.engine == "vllm":
             _need_vllm()
             from xrec.explainer.vllm_engine import VLLMEngine
 

@@ -81,16 +81,14 @@ class Explainer:
         if vectors is None:
             embeddings = load_embeddings(workspace)
             vectors = AdaptedVectors(adapter, embeddings.user_mean(), embeddings.item_mean(), config.seed)
-        engine: Any = open_engine(workspace, config, adapter.spec, device)
+        engine = open_engine(workspace, config, adapter.spec, device)
         sampling = Sampling(config.max_words, config.max_new_tokens, config.temperature, config.top_p, config.seed)
         prompts = prompts_of(adapter.spec, engine.tokenizer)
         return cls(engine, vectors, prompts, PairTexts.load(workspace), sampling, adapter_hash)
 
     def close(self) -> None:
         """End the engine's processes, where it has any."""
-        close = getattr(self.engine, "close", None)
-        if close is not None:
-            close()
+        self.engine.close()
 
     def explain(self, pairs: Sequence[Pair], signal: Signal = "true") -> list[dict[str, Any]]:
         """Explain pairs; rows of the table `predictions`, in order.

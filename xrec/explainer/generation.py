@@ -104,6 +104,9 @@ class HuggingFaceEngine:
                 results[i] = -losses[row, keep - lengths[row] :]
         return results
 
+    def close(self) -> None:
+        """Nothing: it has no process of its own."""
+
     # ------------------------------------------------------------------------------------------------------------
 
     def _checked_rows(self, requests: Sequence[Request]) -> list[_Row]:

@@ -105,7 +105,7 @@ class VLLMEngine:
         Calls from several threads share the running batch.
         """
         self._check(requests)
-        return self._run(self._all(requests))
+        return self._run(self._gather([self._result(request) for request in requests]))
 
     async def complete(self, request: Request) -> Result:
         """One explanation; cancelling the call ends its generation.
@@ -207,9 +207,6 @@ class VLLMEngine:
             for task in tasks:
                 task.cancel()
 
-    async def _all(self, requests: Sequence[Request]) -> list[Result]:
-        return await self._gather([self._result(request) for request in requests])
-
     def _check(self, requests: Sequence[Request], further: Sequence[int] | None = None) -> None:
         for index, request in enumerate(requests):
             check_request(request, index, self.hidden_size, self.reserved_id)
@@ -228,14 +225,15 @@ class VLLMEngine:
                 )
 
     def _prompt(self, request: Request, target: Sequence[int] = ()) -> dict[str, Any]:
-        vectors = {p: getattr(request, f"{side}_vector") for side in _SIDES for p in _positions(request, side)}
+        placed = ((request.user_positions, request.user_vector), (request.item_positions, request.item_vector))
+        vectors = {position: vector for positions, vector in placed for position in positions}
         silent = torch.zeros(self.hidden_size)
-        items = [silent if vectors[p] is None else vectors[p] for p in sorted(vectors)]
+        items = [silent if (vector := vectors[p]) is None else vector for p in sorted(vectors)]
         items += [silent] * list(target).count(self.reserved_id)
         prompt: dict[str, Any] = {"prompt_token_ids": [*request.token_ids, *target]}
         if items:
             prompt["multi_modal_data"] = {MODALITY: items}
-            # What the prefix cache goes by; vLLM's own way of hashing tensors takes fifty times as long.
+            # What the prefix cache goes by; vLLM's own way of hashing tensors takes longer.
             prompt["multi_modal_uuids"] = {MODALITY: [_digest(item) for item in items]}
         return prompt
 
@@ -252,21 +250,20 @@ class VLLMEngine:
 
     async def _result(self, request: Request) -> Result:
         """Generate to the end, decoding with the tokenizer only where the words come near their limit."""
-        sampling, tokens, text = request.sampling, [], ""
+        sampling, tokens, said = request.sampling, [], ""
         async with aclosing(self._outputs(self._prompt(request), self._sampling(sampling))) as outputs:
             async for output in outputs:
                 new = output.outputs[0]
-                text += new.text
-                ended = bool(new.finish_reason)
-                near = len(text.split()) + len(new.token_ids) + _SLACK_WORDS > sampling.max_words
-                if not (near or ended):
+                said += new.text
+                near = len(said.split()) + len(new.token_ids) + _SLACK_WORDS > sampling.max_words
+                if not (near or new.finish_reason):
                     tokens.extend(new.token_ids)
                     continue
                 for token in new.token_ids:
                     tokens.append(token)
-                    done = self._finish(tokens, sampling)
-                    if done[1] is not None:
-                        return Result(done[0], tokens, done[1])
+                    text, reason = self._finish(tokens, sampling)
+                    if reason is not None:
+                        return Result(text, tokens, reason)
         text, reason = self._cut_short(tokens)
         return Result(text, tokens, reason)
 
@@ -321,9 +318,6 @@ class VLLMEngine:
         )
 
 
-_SIDES = ("user", "item")
-
-
 def _check_heads(config: Any) -> None:
     """Refuse what vLLM's attention on CPUs would fail at with the first request."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
@@ -340,7 +334,3 @@ def _check_heads(config: Any) -> None:
 def _digest(vector: torch.Tensor) -> str:
     """Equal for equal vectors alone."""
     return hashlib.sha256(vector.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
-
-
-def _positions(request: Request, side: str) -> list[int]:
-    return getattr(request, f"{side}_positions")

@@ -6,7 +6,7 @@ import pytest
 
 from xrec.config import ConfigError, ExplainCompute, ExplainConfig
 from xrec.explainer import engine_choice
-from xrec.explainer.adapter import AdapterSpec, XRecAdapter
+from xrec.explainer.adapter import AdapterSpec
 from xrec.explainer.engine_choice import check_engine, choose_engine, open_engine, vllm_arguments
 from xrec.workspace import Workspace, WorkspaceError
 
@@ -19,7 +19,7 @@ def workspace(tuned_workspace):
 
 
 def adapter(injection="input"):
-    return XRecAdapter(AdapterSpec(embedding_dim=8, hidden_size=32, experts=2, injection=injection))
+    return AdapterSpec(embedding_dim=8, hidden_size=32, experts=2, injection=injection)
 
 
 @pytest.fixture
@@ -44,28 +44,28 @@ def test_auto_is_hugging_face_where_vllm_is_not_installed(workspace, vllm_is_abs
     config = ExplainConfig(engine="vllm")
     assert choose_engine(workspace, config, adapter()) == "vllm"
     with pytest.raises(ConfigError, match=r"not installed here; install it: `pip install 'xrec\[vllm-gpu\]'`"):
-        check_engine(workspace, config, "vllm", adapter())
+        check_engine(workspace, config, adapter())
     with pytest.raises(ConfigError, match="not installed here"):
-        open_engine(workspace, config, adapter().spec, "cpu")
+        open_engine(workspace, config, adapter(), "cpu")
 
 
 def test_what_vllm_does_not_run_is_refused_with_the_reason(workspace, vllm_is_installed, tmp_path):
     config = ExplainConfig(engine="vllm")
-    check_engine(workspace, config, "vllm", adapter())
+    check_engine(workspace, config, adapter())
     with pytest.raises(ConfigError, match="injection = 'output'.*set explain.engine to hf"):
-        check_engine(workspace, config, "vllm", adapter("output"))
+        check_engine(workspace, config, adapter("output"))
     other = Workspace(tmp_path / "w")
     stage = other.stage("tune", {"backbone": None})
     other.write_json({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, "backbone", "model", "config.json")
     stage.finish({})
     with pytest.raises(ConfigError, match=r"GPT2LMHeadModel; the vLLM engine runs LlamaForCausalLM.*engine to hf"):
-        check_engine(other, config, "vllm", adapter())
+        check_engine(other, config, adapter())
 
 
 def test_several_workers_need_vllm(workspace):
-    config = ExplainConfig(compute=ExplainCompute(tensor_parallel_size=2))
+    config = ExplainConfig(engine="hf", compute=ExplainCompute(tensor_parallel_size=2))
     with pytest.raises(ConfigError, match="tensor_parallel_size = 2 .* the engine is hf"):
-        check_engine(workspace, config, "hf", adapter())
+        check_engine(workspace, config, adapter())
 
 
 @pytest.mark.parametrize(
