@@ -51,15 +51,25 @@ def ray_session():
 @pytest.fixture(scope="session")
 def tuned_workspace(tmp_path_factory) -> Path:
     """A workspace as `xrec tune` leaves it, with random weights instead of trained ones; copy it to change it."""
-    import torch
-
-    from tests.tiny_world import DIM, make_workspace
-    from xrec.explainer.adapter import AdapterSpec, XRecAdapter
+    from tests.tiny_world import finish_tune, make_workspace
 
     workspace = make_workspace(tmp_path_factory.mktemp("tuned") / "w")
-    torch.manual_seed(0)
-    stage = workspace.stage("tune", {"backbone": None}, inputs=["preprocess", "embed", "backbone"])
-    adapter = XRecAdapter(AdapterSpec(embedding_dim=DIM, hidden_size=32, experts=2))
-    adapter.save_pretrained(workspace.path("tune", "adapter"))
-    stage.finish({})
+    finish_tune(workspace)
     return Path(workspace.path())
+
+
+@pytest.fixture(scope="session")
+def live_server(tmp_path_factory):
+    """`xrec serve` on a tiny workspace, as the dataset `tiny`; a new user's requests are answered like anybody's."""
+    from tests.serving_process import ServingProcess
+    from tests.tiny_world import finish_tune, make_workspace
+
+    workspace = make_workspace(tmp_path_factory.mktemp("serving") / "tiny", hostile=True)
+    finish_tune(workspace)
+    with ServingProcess(workspace.uri, {"explainer": {"threads": 1}, "cache": {"entries": 0}}) as server:
+        yield server
+
+
+def pytest_collection_modifyitems(items):
+    # The server would otherwise take its share of the machine from all tests between its first and its last user.
+    items.sort(key=lambda item: "live_server" in getattr(item, "fixturenames", ()))

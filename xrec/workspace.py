@@ -270,7 +270,7 @@ class Workspace:
         """
         fingerprint = {
             "config": json.loads(json.dumps(config, default=str)),
-            "inputs": {i: self._verified_hash(i) for i in inputs or []} | (external or {}),
+            "inputs": {i: self.verified_hash(i) for i in inputs or []} | (external or {}),
         }
         if force:
             self.remove(name)
@@ -296,7 +296,12 @@ class Workspace:
         """The hash over every file that a finished stage wrote."""
         return self.manifest(stage)["output_hash"]
 
-    def _verified_hash(self, stage: str) -> str:
+    def verified_hash(self, stage: str) -> str:
+        """The same, after a look at the files themselves.
+
+        Raises:
+            WorkspaceError: the stage is unfinished, or a file was altered or is gone.
+        """
         manifest = self.manifest(stage)
         for file, facts in manifest["outputs"].items():
             if not self.exists(stage, file):

@@ -20,6 +20,7 @@ from xrec.config.explainer import (
 from xrec.config.ingest import IngestCompute, IngestConfig
 from xrec.config.profile import TEXT_KINDS, Price, ProfileCompute, ProfileConfig, TextKind, WritingPrompts
 from xrec.config.run import SECTIONS, STAGES, RunConfig
+from xrec.config.serve import ServeConfig, ServeLimits, ServeReplicas
 
 __all__ = [
     "SECTIONS",
@@ -46,6 +47,9 @@ __all__ = [
     "RunConfig",
     "SampleConfig",
     "Section",
+    "ServeConfig",
+    "ServeLimits",
+    "ServeReplicas",
     "TextKind",
     "TuneCompute",
     "TuneConfig",

@@ -11,6 +11,7 @@ from xrec.config.evaluation import EvaluateConfig, ReportConfig
 from xrec.config.explainer import BackboneConfig, ExplainConfig, TuneConfig
 from xrec.config.ingest import IngestConfig
 from xrec.config.profile import ProfileConfig
+from xrec.config.serve import ServeConfig
 
 STAGES = (
     "sample",
@@ -44,6 +45,7 @@ class RunConfig(Section):
     explain: ExplainConfig | None = None
     evaluate: EvaluateConfig | None = None
     report: ReportConfig | None = None
+    serve: ServeConfig | None = Field(default=None, description="not a stage: `xrec serve` reads it")
 
     @model_validator(mode="before")
     @classmethod
@@ -83,4 +85,5 @@ SECTIONS: dict[str, type[Section]] = {
     "explain": ExplainConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
+    "serve": ServeConfig,
 }

@@ -5,7 +5,7 @@ any number of adapters and datasets at once. Shapes: H is the backbone's hidden 
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,19 @@ class Result:
     finish_reason: FinishReason
 
 
+@dataclass
+class Progress:
+    """How far one explanation is.
+
+    Attributes:
+        text: all that was generated; a later cut at a sentence's end may take some of it back.
+        result: the whole, once it is finished.
+    """
+
+    text: str
+    result: Result | None = None
+
+
 class Engine(Protocol):
     """The seam between XRec and whatever runs the language model.
 
@@ -100,6 +113,29 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End whatever processes it has; it answers no more."""
+        ...
+
+
+class LiveEngine(Engine, Protocol):
+    """An engine for many callers at once: their requests share its running batch.
+
+    Attributes:
+        unfinished: requests that wait or run now.
+        failure: why it will never answer again; None while it may.
+    """
+
+    @property
+    def unfinished(self) -> int: ...
+
+    @property
+    def failure(self) -> str | None: ...
+
+    async def complete(self, request: Request) -> Result:
+        """One explanation; cancelling the call ends its generation. ValueError: the request is malformed."""
+        ...
+
+    def progress(self, request: Request) -> AsyncGenerator[Progress, None]:
+        """One explanation as it grows, the last with its result; closing the iterator ends the generation."""
         ...
 
 
@@ -218,3 +254,14 @@ def complete_sentences(text: str) -> str:
     """The part of a growing text that a later cut can no longer take back: its sentences already followed by more."""
     ends = [m.end() for m in _SENTENCE_END.finditer(text) if m.end() < len(text)]
     return text[: ends[-1]] if ends else ""
+
+
+async def sentences(steps: AsyncIterator[Progress]) -> AsyncIterator[str]:
+    """Pieces of a growing explanation, a whole sentence at a time; joined they are `Result.text`."""
+    sent = 0
+    async for progress in steps:
+        text = progress.text
+        ready = len(text) if progress.result else len(complete_sentences(text))
+        if ready > sent:
+            yield text[sent:ready]
+            sent = ready

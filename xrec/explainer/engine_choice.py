@@ -1,7 +1,7 @@
 """Which engine explains, and how it is started: from the settings of `explain` to an `Engine`."""
 
 import importlib.util
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -14,6 +14,9 @@ from xrec.explainer.model import load_backbone, resolve_device
 from xrec.explainer.vllm_plugin import unsupported
 from xrec.workspace import Workspace
 
+if TYPE_CHECKING:
+    from xrec.explainer.vllm_engine import VLLMEngine
+
 EngineName = Literal["vllm", "hf"]
 # Requests that an engine runs together where `max_num_seqs` is not among its arguments: vLLM's own default depends on
 # the machine, and how many blocks an actor must hold depends on it.
@@ -22,11 +25,16 @@ SEQUENCES = 256
 
 def choose_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> EngineName:
     """What `auto` means for a batch: vLLM where actors have a GPU, vLLM is here and it runs the backbone."""
+    return resolve_engine(config, _backbone_config(workspace), spec)
+
+
+def resolve_engine(config: ExplainConfig, backbone: Any, spec: AdapterSpec) -> EngineName:
+    """The same for a backbone given by its Hugging Face config."""
     if config.engine != "auto":
         return config.engine
     if not config.compute.gpus_per_actor or not has_vllm():
         return "hf"
-    return "hf" if _unsupported(workspace, spec) else "vllm"
+    return "hf" if unsupported(backbone, spec.injection) else "vllm"  # pyright: ignore
 
 
 def check_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> None:
@@ -45,7 +53,7 @@ def check_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec)
             )
         return
     _need_vllm()
-    reason = _unsupported(workspace, spec)
+    reason = unsupported(_backbone_config(workspace), spec.injection)  # pyright: ignore
     if reason is not None:
         raise ConfigError(f"explain.engine is vllm, but {reason}; set explain.engine to hf")
 
@@ -66,22 +74,37 @@ def open_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec, 
         WorkspaceError: the backbone is another one.
         ValueError: it cannot be loaded.
     """
-    name, place, injection = _backbone(workspace), resolve_device(device), spec.injection
+    name = _backbone(workspace)
     with backbone_folder(workspace, name) as path:
         if config.engine == "vllm":
-            _need_vllm()
-            from xrec.explainer.vllm_engine import VLLMEngine
+            return open_vllm(path, config, spec, device, name)
+        return open_hugging_face(path, config, spec, device, name)
 
-            check_backbone(spec, name, path, AutoConfig.from_pretrained(path))
-            dtype = str(backbone_dtype(place)).removeprefix("torch.")
-            arguments = {"dtype": dtype} | vllm_arguments(config.compute)
-            return VLLMEngine(path, injection, spec.input_replacement, **arguments)  # pyright: ignore
-        backbone, tokenizer = load_backbone(path, backbone_dtype(place), place)
-        check_backbone(spec, name, path, backbone.config)
+
+def open_vllm(
+    path: str, config: ExplainConfig, spec: AdapterSpec, device: str = "auto", name: str | None = None
+) -> "VLLMEngine":
+    """Start vLLM on the backbone in the folder, or of the Hugging Face name, `path`; raises as `open_engine` does."""
+    _need_vllm()
+    from xrec.explainer.vllm_engine import VLLMEngine
+
+    check_backbone(spec, name, path, AutoConfig.from_pretrained(path))
+    dtype = str(backbone_dtype(resolve_device(device))).removeprefix("torch.")
+    arguments = {"dtype": dtype} | vllm_arguments(config.compute)
+    return VLLMEngine(path, spec.injection, spec.input_replacement, **arguments)  # pyright: ignore
+
+
+def open_hugging_face(
+    path: str, config: ExplainConfig, spec: AdapterSpec, device: str = "auto", name: str | None = None
+) -> HuggingFaceEngine:
+    """Load the backbone in the folder, or of the Hugging Face name, `path`; raises as `open_engine` does."""
+    place = resolve_device(device)
+    backbone, tokenizer = load_backbone(path, backbone_dtype(place), place)
+    check_backbone(spec, name, path, backbone.config)
     return HuggingFaceEngine(
         backbone,
         tokenizer,
-        injection,  # pyright: ignore[reportArgumentType]
+        spec.injection,  # pyright: ignore[reportArgumentType]
         spec.input_replacement,
         config.compute.batch_size,
     )
@@ -111,15 +134,11 @@ def _need_vllm() -> None:
         )
 
 
-def _unsupported(workspace: Workspace, spec: AdapterSpec) -> str | None:
-    """Why vLLM cannot run the backbone."""
+def _backbone_config(workspace: Workspace) -> Any:
     name = _backbone(workspace)
-    if name is None:
-        values = workspace.read_json("backbone", "model", "config.json")
-        config: Any = PreTrainedConfig.from_dict(values)
-    else:
-        config = AutoConfig.from_pretrained(name)
-    return unsupported(config, spec.injection)  # pyright: ignore
+    if name is not None:
+        return AutoConfig.from_pretrained(name)
+    return PreTrainedConfig.from_dict(workspace.read_json("backbone", "model", "config.json"))
 
 
 def _backbone(workspace: Workspace) -> str | None:

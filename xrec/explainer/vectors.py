@@ -144,7 +144,7 @@ def shared_copy(workspace: Workspace, parts: Sequence[str]) -> Path:
     """
     if workspace.is_local:
         return Path(workspace.path(*parts))
-    target = _cache() / parts[-1]
+    target = node_cache() / parts[-1]
     target.parent.mkdir(mode=0o700, exist_ok=True)
     with open(target.with_name("lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -158,10 +158,11 @@ def shared_copy(workspace: Workspace, parts: Sequence[str]) -> Path:
 def remove_shared_copy(workspace: Workspace, parts: Sequence[str]) -> None:
     """Remove what `shared_copy` made; whoever has mapped it keeps it."""
     if not workspace.is_local:
-        (_cache() / parts[-1]).unlink(missing_ok=True)
+        (node_cache() / parts[-1]).unlink(missing_ok=True)
 
 
-def _cache() -> Path:
+def node_cache() -> Path:
+    """This user's folder for what processes of a node share."""
     return Path(tempfile.gettempdir()) / f"xrec-{os.getuid()}"
 
 

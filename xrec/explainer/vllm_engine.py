@@ -28,14 +28,15 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from xrec.explainer.engine import (
     FinishReason,
+    Progress,
     Request,
     Result,
     Sampling,
     check_request,
-    complete_sentences,
     cut_at_sentence,
     end_ids,
     finish,
+    sentences,
 )
 from xrec.explainer.injection import Injection
 from xrec.explainer.prompt import reserved_token_id
@@ -116,31 +117,41 @@ class VLLMEngine:
         self._check([request])
         return await asyncio.wrap_future(self._submit(self._result(request)))
 
+    async def progress(self, request: Request) -> AsyncGenerator[Progress, None]:
+        """One explanation as it grows, the last with its result; closing the iterator ends its generation.
+
+        Raises:
+            ValueError: the request is malformed.
+        """
+        self._check([request])
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
+
+        def hand_over(progress: Progress | None) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(queue.put_nowait, progress)
+
+        async def produce() -> None:
+            async for progress in self._progress(request):
+                hand_over(progress)
+
+        producer = self._submit(produce())
+        producer.add_done_callback(lambda _: hand_over(None))
+        try:
+            while (progress := await queue.get()) is not None:
+                yield progress
+            producer.result()
+        finally:
+            producer.cancel()
+
     async def stream(self, request: Request) -> AsyncIterator[str]:
         """Pieces of one explanation, a whole sentence at a time, since only a whole one can't be cut back.
 
         Closing the iterator ends the generation.
         """
-        self._check([request])
-        loop = asyncio.get_running_loop()
-        pieces: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def hand_over(piece: str | None) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-        async def produce() -> None:
-            async for piece in self._pieces(request):
-                hand_over(piece)
-
-        producer = self._submit(produce())
-        producer.add_done_callback(lambda _: hand_over(None))
-        try:
-            while (piece := await pieces.get()) is not None:
+        async with aclosing(self.progress(request)) as steps:
+            async for piece in sentences(steps):
                 yield piece
-            producer.result()
-        finally:
-            producer.cancel()
 
     def logprobs(self, requests: Sequence[Request], targets: Sequence[list[int]]) -> list[torch.Tensor]:
         """Log-probabilities of the targets' tokens; see `Engine.logprobs`."""
@@ -153,6 +164,11 @@ class VLLMEngine:
     def unfinished(self) -> int:
         """Requests that wait or run now."""
         return self._llm.get_num_unfinished_requests()
+
+    @property
+    def failure(self) -> str | None:
+        """Why it will never answer again: vLLM's processes have ended."""
+        return f"vLLM has ended: {self._llm.dead_error}" if self._llm.errored else None
 
     def close(self) -> None:
         """End vLLM's processes; the engine answers no more."""
@@ -267,22 +283,19 @@ class VLLMEngine:
         text, reason = self._cut_short(tokens)
         return Result(text, tokens, reason)
 
-    async def _pieces(self, request: Request) -> AsyncIterator[str]:
-        sampling, tokens, sent = request.sampling, [], 0
+    async def _progress(self, request: Request) -> AsyncIterator[Progress]:
+        sampling, tokens = request.sampling, []
         async with aclosing(self._outputs(self._prompt(request), self._sampling(sampling))) as outputs:
             async for output in outputs:
                 for token in output.outputs[0].token_ids:
                     tokens.append(token)
                     text, reason = self._finish(tokens, sampling)
-                    ready = len(text) if reason else len(complete_sentences(text))
-                    if ready > sent:
-                        yield text[sent:ready]
-                        sent = ready
                     if reason:
+                        yield Progress(text, Result(text, tokens, reason))
                         return
-        text, _ = self._cut_short(tokens)
-        if len(text) > sent:
-            yield text[sent:]
+                    yield Progress(text)
+        text, reason = self._cut_short(tokens)
+        yield Progress(text, Result(text, tokens, reason))
 
     def _cut_short(self, tokens: list[int]) -> tuple[str, FinishReason]:
         """What is left where vLLM ended it before either limit: the model's context is full."""

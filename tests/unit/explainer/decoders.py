@@ -1,7 +1,8 @@
-"""Tiny random decoders of every supported family, and an independent implementation of Eq. 12 to compare with."""
+"""Tiny random decoders of every supported family, requests, and an independent implementation of Eq. 12."""
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -13,6 +14,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from xrec.explainer.engine import Request, Sampling
 
 SIZE = {
     "vocab_size": 300,
@@ -68,3 +71,14 @@ def reference_logits(model, input_ids, positions: list[int], vectors: torch.Tens
     finally:
         for handle in handles:
             handle.remove()
+
+
+def make_requests(engine, count: int, sampling: Sampling, seed: int = 0) -> list[Request]:
+    """Prompts of ragged length; every third without a signal."""
+    generator, requests = np.random.default_rng(seed), []
+    for index in range(count):
+        ids = generator.integers(5, 299, int(generator.integers(5, 20))).tolist()
+        ids[1], ids[3] = engine.reserved_id, engine.reserved_id
+        vectors = (None, None) if index % 3 == 2 else tuple(torch.from_numpy(generator.normal(size=(2, 32))).float())
+        requests.append(Request([0, *ids[1:]], [1], [3], *vectors, sampling))
+    return requests

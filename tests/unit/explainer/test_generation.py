@@ -3,11 +3,10 @@
 import asyncio
 import copy
 
-import numpy as np
 import pytest
 import torch
 
-from tests.unit.explainer.decoders import FAMILIES, make_decoder, reference_logits
+from tests.unit.explainer.decoders import FAMILIES, make_decoder, make_requests, reference_logits
 from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.engine import Request, Sampling
 from xrec.explainer.generation import HuggingFaceEngine
@@ -18,17 +17,6 @@ TOKENS = 12
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(["warm bread and fresh coffee. a quiet garden! spicy noodles?"], 300)
-
-
-def make_requests(engine, count: int, sampling: Sampling, seed: int = 0) -> list[Request]:
-    """Prompts of ragged length; every third without a signal."""
-    generator, requests = np.random.default_rng(seed), []
-    for index in range(count):
-        ids = generator.integers(5, 299, int(generator.integers(5, 20))).tolist()
-        ids[1], ids[3] = engine.reserved_id, engine.reserved_id
-        vectors = (None, None) if index % 3 == 2 else tuple(torch.from_numpy(generator.normal(size=(2, 32))).float())
-        requests.append(Request([0, *ids[1:]], [1], [3], *vectors, sampling))
-    return requests
 
 
 def literal_next_logits(model, request: Request, generated: list[int]) -> torch.Tensor:
