@@ -10,7 +10,7 @@ import re
 import secrets
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -25,7 +25,7 @@ _ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b")
 _CAUSE_CHARACTERS = 500
 
 
-def start_ray(cpus: int | None = None) -> None:
+def start_ray(cpus: int | None = None, metrics_port: int | None = None) -> None:
     """Connect this process to Ray; does nothing where it is connected already.
 
     With `RAY_ADDRESS` set (as inside a submitted job), joins that cluster. Otherwise starts one on this machine,
@@ -34,6 +34,7 @@ def start_ray(cpus: int | None = None) -> None:
 
     Args:
         cpus: logical CPUs of a cluster started here; default: the machine's. It may exceed the machine's cores.
+        metrics_port: where a cluster started here exports figures for Prometheus; default: any free one.
 
     Raises:
         ConnectionError: `RAY_ADDRESS` names a cluster that does not answer.
@@ -49,8 +50,9 @@ def start_ray(cpus: int | None = None) -> None:
         ray.init(**quiet)
         return
     _keep_token_in_memory()
-    _let_workers_import("xrec", "ray_jobs")
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    _let_workers_import("xrec", "ray_jobs", "serve")
+    ports: dict[str, Any] = {} if metrics_port is None else {"_metrics_export_port": metrics_port}
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet, **ports)
 
 
 def cluster_limit() -> dict[str, float]:

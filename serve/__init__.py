@@ -1,1 +1,1 @@
-"""The online service's package. It holds nothing yet: explanations are made in batches, or one by one in a process."""
+"""The Ray Serve application: composition only. What is looked up and how engines answer: see `xrec.serving`."""

@@ -4,6 +4,7 @@ Exit code 0 means done, 1 a failure whose last line on stderr says what and what
 """
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -210,6 +211,60 @@ _plain_verb(
 )
 
 
+@app.command(epilog="Example: xrec snapshot --workspace runs/demo")
+def snapshot(workspace: WorkspaceOption = None, config: ConfigOption = None, overrides: SetOption = None) -> None:
+    """Publish what is finished for serving; a running server takes it over by itself."""
+    from ray_jobs.job import open_workspace
+    from xrec.config_files import load_config
+    from xrec.serving.publishing import publish
+
+    opened = open_workspace(workspace, load_config(config, overrides))
+    typer.echo(f"snapshot {publish(opened)} of {opened} is the current one")
+
+
+@app.command(epilog="Example: xrec serve runs/demo --port 8000")
+def serve(
+    given: Annotated[str | None, typer.Argument(metavar="WORKSPACE", help="The run's folder or URI.")] = None,
+    workspace: WorkspaceOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need an API key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port of the figures for Prometheus; default: a free one.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the YAML for `serve deploy` on a cluster instead.")
+    ] = False,
+) -> None:
+    """Serve live explanations on this machine: an HTTP API and a web page, on Ray Serve."""
+    from serve.local import completed, deployment_yaml, run_server
+    from xrec.config import ServeConfig
+    from xrec.config_files import load_config
+
+    settings = load_config(config, overrides)
+    chosen = given or workspace or settings.workspace
+    own = {} if chosen is None else {_dataset_name(chosen): chosen}
+
+    def server() -> ServeConfig:
+        return load_config(config, overrides).serve or ServeConfig()
+
+    if dry_run:
+        typer.echo(deployment_yaml(completed(own, server(), host), host, port), nl=False)
+    else:
+        run_server(own, server, host, port, metrics_port, typer.echo)
+
+
+def _dataset_name(workspace: str) -> str:
+    """What a workspace is called in the API: the last part of its path."""
+    import re
+
+    last = workspace.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "default"
+
+
 @app.command(epilog="Example: xrec run configs/demo.yaml --workspace runs/demo")
 def run(
     config: Annotated[str, typer.Argument(help="YAML file; the stages whose sections it has are run.")],
@@ -234,11 +289,13 @@ def run(
 
 
 def _show_results(workspace: "Workspace", settings: "RunConfig") -> None:
-    """A few explanations, and where the report is."""
+    """A few explanations, where the report is, and how to go on."""
     if settings.explain is not None:
         _show_examples(workspace, settings.explain.split)
     if settings.report is not None:
         typer.echo(f"report: {workspace}/report/report.html")
+    if settings.tune is not None:
+        typer.echo(f"live, on a web page and an API: {sys.argv[0]} serve {workspace}")
 
 
 def _show_examples(workspace: "Workspace", split: str) -> None:

@@ -48,6 +48,14 @@ def test_the_explainer_imports_no_graph_package():
     assert not loaded & {"torch_geometric", "xrec.graph"}
 
 
+def test_the_server_imports_no_graph_package():
+    # A replica may hold vLLM, and a process runs vLLM or the graph package, not both.
+    modules = [*_modules("xrec/serving"), *_modules("serve")]
+    loaded = _loaded_after_importing(modules)
+    assert {"xrec.serving.live", "serve.app"} <= loaded
+    assert not loaded & {"torch_geometric", "xrec.graph"}
+
+
 def test_help_imports_no_torch():
     program = (
         "import sys; from typer.testing import CliRunner; from xrec.cli import app; "

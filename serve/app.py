@@ -1,0 +1,66 @@
+"""`build_app`: the deployments put together, for `serve run serve.app:build_app`, `serve deploy` and `xrec serve`."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from serve.explainer import Explainer
+from serve.ingress import Ingress
+from serve.lookup import EmbeddingLookup
+from xrec.config import ConfigError, ServeConfig, ServeReplicas
+
+# A rolling update starts new replicas before old ones end; with one replica a smaller share is none.
+_SURGE_PERCENT = 100
+
+
+def build_app(args: ServeConfig) -> Application:
+    """The application that answers for some datasets.
+
+    Args:
+        args: in `serve run`'s command line or a deployment's YAML under `args`.
+
+    Raises:
+        ConfigError: no dataset is named.
+    """
+    if not args.datasets:
+        raise ConfigError("serve.datasets is empty; name at least one, such as {demo: runs/demo}")
+    explainer = args.explainer
+    resources: dict[str, Any] = {"num_gpus": explainer.gpus} if explainer.gpus else {}
+    first = next(iter(args.datasets.values()))
+    bound_lookup = _deployment(EmbeddingLookup, "EmbeddingLookup", args.lookup, args).bind(
+        args.datasets, args.lookup.refresh_seconds
+    )
+    bound_explainer = _deployment(Explainer, "Explainer", explainer, args, **resources).bind(
+        first, explainer.model_dump(mode="json")
+    )
+    return _deployment(Ingress, "Ingress", args.ingress, args).bind(
+        bound_lookup, bound_explainer, args.model_dump(mode="json")
+    )
+
+
+def _deployment(target: Any, name: str, options: ServeReplicas, args: ServeConfig, **resources: Any) -> Any:
+    least, most = options.replicas
+    number: dict[str, Any] = {"num_replicas": least}
+    if least < most:
+        number = {
+            "autoscaling_config": AutoscalingConfig(
+                min_replicas=least, max_replicas=most, target_ongoing_requests=options.target_ongoing_requests
+            )
+        }
+    return serve.deployment(
+        target,
+        name=name,
+        ray_actor_options={"num_cpus": options.cpus, **resources},
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config=BackpressureConfig(retry_after_s=args.limits.retry_after_seconds),
+        graceful_shutdown_timeout_s=options.drain_seconds,
+        graceful_shutdown_wait_loop_s=0.5,
+        max_surge_percent=_SURGE_PERCENT,
+        # The ingress writes its own line a request; Ray's would hold ids of users in its paths.
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False),
+        **number,
+    )
