@@ -45,5 +45,5 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP) $(VLLM_STAMP)
-	@set -e; for name in ingest lightgcn profiles scale tuning; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@set -e; for name in ingest lightgcn profiles scale serving tuning; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@set -e; for name in generation explain_job; do echo "== $$name"; $(VLLM_BIN)/python -m benchmarks.$$name; done

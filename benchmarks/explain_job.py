@@ -92,6 +92,8 @@ def make_workspace(folder: Path, number: int, users: int, items: int) -> Workspa
     titles = [{"item": i, "item_id": f"i{i}", "title": texts.title(), "zero_shot": False} for i in range(users * items)]
     stage.write_table("users", tables.from_rows("users", ids))
     stage.write_table("items_index", tables.from_rows("items_index", titles))
+    pairs = [{"user": k // items, "item": k, "split": "train"} for k in range(users * items)]
+    stage.write_table("interactions", tables.from_rows("interactions", pairs))
     for side, count in (("user", users), ("item", users * items)):
         profiles = [{side: k, "profile": texts.profile(), **_PROVENANCE} for k in range(count)]
         stage.write_table(f"{side}_profiles", tables.from_rows(f"{side}_profiles", profiles))
