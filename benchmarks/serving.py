@@ -164,6 +164,8 @@ async def _overload(
     watching = asyncio.create_task(_watch_memory(server, memory))
     replies = await open_loop(url, payloads, 10 * rate, given.overload_seconds)
     watching.cancel()
+    # In the order they were due.
+    last = max(n / (10 * rate) + reply.seconds for n, reply in enumerate(replies) if reply.status == 200)
     statuses = Counter(reply.status for reply in replies)
     waits = {reply.retry_after for reply in replies if reply.status == 503}
     seconds = [reply.seconds for reply in replies if reply.status == 200]
@@ -173,7 +175,7 @@ async def _overload(
     shown = Table("what", "value", title=f"10 times the rate at saturation for {given.overload_seconds} s")
     shown.add_row("answers by status", ", ".join(f"{status}: {count}" for status, count in sorted(statuses.items())))
     shown.add_row("Retry-After of the refused", ", ".join(f"{wait} s" for wait in sorted(waits, key=str)))
-    shown.add_row("accepted / what saturation allows", f"{len(seconds) / (rate * given.overload_seconds):.2f}")
+    shown.add_row("rate of the accepted / rate at saturation", f"{len(seconds) / last / rate:.2f}")
     shown.add_row("p99 of the accepted / time to answer limits.in_flight pairs", f"{p99 / bound:.2f}")
     shown.add_row("memory, last third / second third", f"{growth:.3f}")
     Console(width=100).print(shown)

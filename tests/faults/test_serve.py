@@ -17,6 +17,8 @@ from tests.snapshot_changes import flip_byte, publish_next
 from tests.tiny_world import ITEMS, USERS, finish_tune, make_workspace
 from xrec.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_SECONDS = 180
 KEY = {"Authorization": "Bearer a-key-for-these-tests"}
 PAIR = {"user_id": "u0", "item_id": "i7"}
