@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve import answers
 from serve.context import request_id
-from serve.errors import DOCUMENTED, describe
+from serve.errors import DOCUMENTED, STREAMING, describe
 from serve.events import Event, event_stream, growing
 from serve.routes import service_of, tally_of
 from serve.schemas import ExplanationsRequest, Pair, SignalField, Strict, Usage
@@ -86,7 +86,12 @@ class ChatResponse(BaseModel):
     usage: Usage
 
 
-@router.post("/chat/completions", response_model=ChatResponse, summary="Explain a pair, as OpenAI's clients ask")
+@router.post(
+    "/chat/completions",
+    response_model=ChatResponse,
+    responses=STREAMING,
+    summary="Explain a pair, as OpenAI's clients ask",
+)
 async def chat_completions(request: Request, body: ChatRequest) -> Any:
     """An explanation as the assistant's message."""
     service, tally = service_of(request), tally_of(request)

@@ -37,6 +37,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+# Those that can answer with a stream instead.
+STREAMING: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {"text/event-stream": {}},
+        "description": "The answer; with `stream`, server-sent events.",
+    }
+}
+
 
 def body(error: RequestError) -> ErrorResponse:
     """What is sent for an error."""

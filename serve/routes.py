@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from serve import answers
 from serve.answers import RecommendationsQuery
 from serve.calls import call
-from serve.errors import DOCUMENTED
+from serve.errors import DOCUMENTED, STREAMING
 from serve.events import event_stream
 from serve.schemas import (
     ExplanationsRequest,
@@ -46,7 +46,7 @@ def tally_of(request: Request) -> Tally:
     return tally
 
 
-@router.post("/explanations", response_model=ExplanationsResponse, summary="Explain pairs")
+@router.post("/explanations", response_model=ExplanationsResponse, responses=STREAMING, summary="Explain pairs")
 async def explanations(request: Request, body: ExplanationsRequest) -> Any:
     """Explain one or many pairs of users and items, known or new.
 
@@ -64,6 +64,7 @@ async def explanations(request: Request, body: ExplanationsRequest) -> Any:
     "/users/{user_id:path}/recommendations",
     response_model=RecommendationsResponse,
     response_model_exclude_unset=True,
+    responses=STREAMING,
     summary="Recommend items to a known user",
 )
 async def recommendations(
@@ -91,6 +92,7 @@ async def recommendations(
     "/recommendations",
     response_model=RecommendationsResponse,
     response_model_exclude_unset=True,
+    responses=STREAMING,
     summary="Recommend items to a new user",
 )
 async def recommendations_for_new_user(request: Request, body: RecommendationsRequest) -> Any:

@@ -16,7 +16,7 @@ from serve.calls import call, overloaded, stream
 from serve.metrics import ServerMetrics
 from serve.schemas import ExplanationsRequest, Generation, Pair, Usage
 from xrec.config import ServeConfig
-from xrec.explainer.engine import Sampling
+from xrec.explainer.engine import LEAST_TEMPERATURE, Sampling
 from xrec.fingerprint import hash_of
 from xrec.serving.live import Explanation, ExplanationTask
 from xrec.serving.queries import ItemQuery, RequestError, Resolved, UserQuery
@@ -213,7 +213,9 @@ class Service:
                 raise _too_large(place, len(text), limits.text_characters)
 
     def _tasks(self, resolved: Resolved, how: Generation) -> list[ExplanationTask]:
-        sampling = Sampling(how.max_words, how.max_new_tokens, how.temperature, how.top_p)
+        # Between greedy and the least temperature there is nothing that a client could tell apart.
+        temperature = max(how.temperature, LEAST_TEMPERATURE) if how.temperature > 0 else 0.0
+        sampling = Sampling(how.max_words, how.max_new_tokens, temperature, how.top_p)
         tasks = []
         for n, (inputs, average) in enumerate(zip(resolved.inputs, resolved.averages, strict=True)):
             if how.temperature > 0:

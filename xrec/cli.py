@@ -295,7 +295,9 @@ def _show_results(workspace: "Workspace", settings: "RunConfig") -> None:
     if settings.report is not None:
         typer.echo(f"report: {workspace}/report/report.html")
     if settings.tune is not None:
-        typer.echo(f"live, on a web page and an API: {sys.argv[0]} serve {workspace}")
+        # As this command was called: it need not be on the path.
+        program = sys.argv[0] if sys.argv[0].endswith("xrec") else "xrec"
+        typer.echo(f"live, on a web page and an API: {program} serve {workspace}")
 
 
 def _show_examples(workspace: "Workspace", split: str) -> None:

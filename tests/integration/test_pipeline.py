@@ -65,7 +65,10 @@ def test_every_stage_finishes_and_reports(first, folder):
         figures = json.loads((folder / stage / "metrics.json").read_text())
         assert all(isinstance(v, int | float) for v in figures.values() if v is not None)
     assert "A few explanations" in first.stdout
-    assert first.stdout.strip().splitlines()[-1] == f"report: {folder}/report/report.html"
+    assert first.stdout.strip().splitlines()[-2:] == [
+        f"report: {folder}/report/report.html",
+        f"live, on a web page and an API: xrec serve {folder}",
+    ]
     page = (folder / "report" / "report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src" not in page

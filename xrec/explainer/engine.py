@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 
 FinishReason = Literal["stop", "sentence", "length"]
+# Logits divided by less overflow; vLLM, too, goes no lower.
+LEAST_TEMPERATURE = 0.01
 _SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
 
 
@@ -22,7 +24,7 @@ class Sampling:
     Attributes:
         max_words: generation stops at the end of a sentence within this many words.
         max_new_tokens: upper bound in tokens.
-        temperature: 0 is greedy.
+        temperature: 0 is greedy; otherwise at least `LEAST_TEMPERATURE`.
         top_p: smallest probability mass to sample from.
         seed: of this request's draws, which depend on nothing else.
     """
@@ -37,8 +39,10 @@ class Sampling:
         for name in ("max_words", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.temperature < 0:
-            raise ValueError(f"temperature = {self.temperature} must not be negative; 0 is greedy")
+        if self.temperature != 0 and not self.temperature >= LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature = {self.temperature} must be 0, which is greedy, or at least {LEAST_TEMPERATURE}"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p = {self.top_p} must lie in (0, 1]")
 

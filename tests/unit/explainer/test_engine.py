@@ -70,7 +70,15 @@ def test_malformed_requests_are_refused(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("max_words", 0), ("max_new_tokens", 0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1)]
+    ("field", "value"),
+    [
+        ("max_words", 0),
+        ("max_new_tokens", 0),
+        ("temperature", -1.0),
+        ("temperature", 1e-9),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+    ],
 )
 def test_bad_sampling_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
