@@ -132,12 +132,13 @@ def test_someone_new_by_a_few_items(page, live_server):
     page.goto(live_server.url)
     page.get_by_label("Someone new").check()
     field = page.get_by_role("combobox", name="Add an item")
-    for query, title in (("<img", HOSTILE), ("place", "place")):
+    for count, (query, title) in enumerate((("<img", HOSTILE), ("place", "place")), 1):
         field.fill(query)
         expect(page.get_by_role("option").first).to_contain_text(title)
         page.keyboard.press("ArrowDown")
+        expect(page.get_by_role("option", selected=True)).to_have_count(1)
         page.keyboard.press("Enter")
-    expect(page.locator("#chosen .chip")).to_have_count(2)
+        expect(page.locator("#chosen .chip")).to_have_count(count)
     expect(page.locator("#chosen .chip").first).to_contain_text(HOSTILE)
     with page.expect_request(re.compile("/v1/recommendations$")) as request:
         page.get_by_role("button", name="Recommend").click()
