@@ -11,12 +11,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from xrec.explainer.concurrency import Handover
 from xrec.explainer.engine import Progress, Request, Result, sentences
 from xrec.explainer.generation import HuggingFaceEngine
 from xrec.explainer.running_batch import Row, RunningBatch
@@ -97,18 +98,11 @@ class BatchedEngine:
 
     async def progress(self, request: Request) -> AsyncGenerator[Progress, None]:
         """One explanation as it grows, a token at a time; see `LiveEngine.progress`."""
-        loop = asyncio.get_running_loop()
-        texts: asyncio.Queue[str | None] = asyncio.Queue()
-
-        def hand_over(text: str | None) -> None:
-            # A loop that has ended has nobody who listens.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(texts.put_nowait, text)
-
-        (future,) = self._submit([request], hand_over)
-        future.add_done_callback(lambda _: hand_over(None))
+        texts: Handover[str] = Handover()
+        (future,) = self._submit([request], texts.put)
+        future.add_done_callback(lambda _: texts.put(None))
         try:
-            while (text := await texts.get()) is not None:
+            async for text in texts:
                 yield Progress(text)
             result = future.result()
             yield Progress(result.text, result)

@@ -26,6 +26,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from xrec.explainer.concurrency import Handover, together
 from xrec.explainer.engine import (
     FinishReason,
     Progress,
@@ -106,7 +107,7 @@ class VLLMEngine:
         Calls from several threads share the running batch.
         """
         self._check(requests)
-        return self._run(self._gather([self._result(request) for request in requests]))
+        return self._run(together([self._result(request) for request in requests]))
 
     async def complete(self, request: Request) -> Result:
         """One explanation; cancelling the call ends its generation.
@@ -124,21 +125,16 @@ class VLLMEngine:
             ValueError: the request is malformed.
         """
         self._check([request])
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Progress | None] = asyncio.Queue()
-
-        def hand_over(progress: Progress | None) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(queue.put_nowait, progress)
+        steps: Handover[Progress] = Handover()
 
         async def produce() -> None:
             async for progress in self._progress(request):
-                hand_over(progress)
+                steps.put(progress)
 
         producer = self._submit(produce())
-        producer.add_done_callback(lambda _: hand_over(None))
+        producer.add_done_callback(lambda _: steps.put(None))
         try:
-            while (progress := await queue.get()) is not None:
+            async for progress in steps:
                 yield progress
             producer.result()
         finally:
@@ -158,7 +154,7 @@ class VLLMEngine:
         if len(requests) != len(targets):
             raise ValueError(f"{len(requests)} requests but {len(targets)} targets; give one target a request")
         self._check(requests, [len(target) for target in targets])
-        return self._run(self._gather([self._likelihood(r, t) for r, t in zip(requests, targets, strict=True)]))
+        return self._run(together([self._likelihood(r, t) for r, t in zip(requests, targets, strict=True)]))
 
     @property
     def unfinished(self) -> int:
@@ -214,14 +210,6 @@ class VLLMEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    async def _gather(self, work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-        tasks = [asyncio.create_task(one) for one in work]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     def _check(self, requests: Sequence[Request], further: Sequence[int] | None = None) -> None:
         for index, request in enumerate(requests):

@@ -8,21 +8,19 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from xrec.config import PromptConfig
+from xrec.explainer.concurrency import together
 from xrec.explainer.engine import LiveEngine, Progress, Request, Result, Sampling
 from xrec.explainer.prompt import PromptBuilder
 from xrec.fingerprint import hash_of
 from xrec.serving.queries import PairInputs, RequestError
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class LiveExplainer:
             RequestError: a task is for another backbone or template, or the engine refuses it.
         """
         requests = [self._request(task) for task in tasks]
-        return await _together([self._answer(task, request) for task, request in zip(tasks, requests, strict=True)])
+        return await together([self._answer(task, request) for task, request in zip(tasks, requests, strict=True)])
 
     async def stream(self, tasks: Sequence[ExplanationTask]) -> AsyncIterator[tuple[int, str | Explanation]]:
         """For each task by its index: the whole text so far, again and again, and at last the explanation.
@@ -124,7 +122,7 @@ class LiveExplainer:
 
         async def watch_all() -> None:
             try:
-                await _together([watch(index) for index in range(len(tasks))])
+                await together([watch(index) for index in range(len(tasks))])
             finally:
                 queue.put_nowait(None)
 
@@ -202,16 +200,6 @@ class LiveExplainer:
                 "again with `xrec tune --force` and publish a snapshot",
             )
         return prompts
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Results in order; the first failure, or a cancellation, ends all others."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _tensor(vector: np.ndarray | None) -> torch.Tensor | None:
