@@ -23,7 +23,7 @@ class EmbeddingLookup:
     """
 
     def __init__(self, datasets: dict[str, str], refresh_seconds: float):
-        self.catalog, self.default = Catalog(datasets), next(iter(datasets))
+        self.catalog = Catalog(datasets)
         self.metrics, self.refresh_seconds = LookupMetrics(), refresh_seconds
         self.refreshing = asyncio.get_running_loop().create_task(self._refresh())
 
@@ -76,7 +76,7 @@ class EmbeddingLookup:
 
     async def _answer(self, dataset: str | None, work: Callable[[str, DatasetLookup], T]) -> T | RequestError:
         def answer() -> T:
-            return work(dataset or self.default, self.catalog.dataset(dataset))
+            return work(dataset or self.catalog.names[0], self.catalog.dataset(dataset))
 
         # In a thread, so that one large product keeps no other request waiting. A refusal is returned, since it is no
         # fault of this process.
@@ -112,7 +112,7 @@ def _resolve(
     if evidence:
         found = [lookup.evidence(user, item) for user, item in zip(users, items, strict=True)]
         if signal == "true":
-            averages = [other.user_vector for other in lookup.resolve(users, items, "average")]
+            averages = [lookup.average_user] * len(inputs)
     rows = [ItemRow(item.item_id or "", one.title) for item, one in zip(items, inputs, strict=True)]
     return Resolved(name, *_origin(lookup), rows, inputs, averages, found)
 

@@ -308,7 +308,7 @@ class Workspace:
                 raise WorkspaceError(f"{self.path(stage, file)} is gone; rebuild it: {_verb(stage)} with --force")
             # Reading every byte back from an object store would cost more than most stages: sizes there, hashes here.
             same = (
-                self._hash(stage, file) == facts["sha256"]
+                self.file_hash(stage, file) == facts["sha256"]
                 if self.is_local
                 else self._size(stage, file) == facts["bytes"]
             )
@@ -319,7 +319,8 @@ class Workspace:
                 )
         return manifest["output_hash"]
 
-    def _hash(self, *parts: str) -> str:
+    def file_hash(self, *parts: str) -> str:
+        """The SHA-256 of a file, in hexadecimal."""
         with self.fs.open(self.path(*parts), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -358,7 +359,7 @@ class StageRun:
         if metrics is not None:
             workspace.write_json(metrics, name, METRICS)
         outputs = {
-            file: {"sha256": workspace._hash(name, file), "bytes": workspace._size(name, file)}
+            file: {"sha256": workspace.file_hash(name, file), "bytes": workspace._size(name, file)}
             for file in workspace.files(name)
             if file not in _BOOKKEEPING and not file.startswith(exclude)
         }

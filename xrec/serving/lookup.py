@@ -33,12 +33,15 @@ class DatasetLookup:
 
     Args:
         snapshot: an open one.
+
+    Attributes:
+        average_user: `[H]` float32, the adapted vector of the mean embedding of the trained users.
     """
 
     def __init__(self, snapshot: Snapshot):
         self.snapshot = snapshot
         average = torch.from_numpy(snapshot.arrays.average_user.mean(0))
-        self._average_user = self._adapted("user", average[None])[0]
+        self.average_user = self._adapted("user", average[None])[0]
 
     def resolve(
         self, users: Sequence[UserQuery], items: Sequence[ItemQuery], signal: LiveSignal = "true"
@@ -135,7 +138,7 @@ class DatasetLookup:
         if signal == "off" or not nodes:
             return dict.fromkeys(nodes)
         if signal == "average" and side == "user":
-            return dict.fromkeys(nodes, self._average_user)
+            return dict.fromkeys(nodes, self.average_user)
         embeddings = torch.from_numpy(np.stack([node.embedding for node in nodes.values()]))
         return dict(zip(nodes, self._adapted(side, embeddings), strict=True))
 

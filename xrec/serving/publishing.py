@@ -6,7 +6,6 @@ it checks, is `snapshot.py`'s business.
 """
 
 import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -82,9 +81,8 @@ def _is_published(workspace: Workspace, named: str) -> bool:
     try:
         manifest = decode_manifest(workspace.read_bytes(FOLDER, named, MANIFEST), path)
         for name, facts in manifest["files"].items():
-            with workspace.fs.open(f"{path}/{name}", "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    return False
+            if workspace.file_hash(FOLDER, named, name) != facts["sha256"]:
+                return False
     except (WorkspaceError, FileNotFoundError):
         return False
     return manifest["snapshot"] == named
