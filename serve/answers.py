@@ -1,8 +1,6 @@
 """Answers put together: explanations and recommendations, as one JSON document or as events."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -13,37 +11,17 @@ from serve.schemas import (
     ExplanationRow,
     ExplanationsRequest,
     ExplanationsResponse,
-    Generation,
     HistoryRow,
     ItemReference,
     RecommendationRow,
     RecommendationsResponse,
     SignalEffectRow,
-    SignalField,
     SimilarUserRow,
     Usage,
 )
-from serve.service import Service, Tally, Written
+from serve.service import RecommendationsQuery, Service, Tally, Written
 from xrec.serving.live import Explanation
-from xrec.serving.queries import Evidence, Resolved, UserQuery
-
-
-@dataclass(frozen=True)
-class RecommendationsQuery:
-    """What is asked of a recommendation, by whichever route.
-
-    Attributes:
-        user: known or new.
-        how: to write the explanations.
-    """
-
-    dataset: str | None
-    user: UserQuery
-    k: int
-    explain: bool
-    evidence: bool
-    signal: SignalField
-    how: Generation
+from xrec.serving.queries import Evidence, Resolved
 
 
 class IndexedExplanation(ExplanationRow):
@@ -75,7 +53,7 @@ async def explanations(service: Service, body: ExplanationsRequest, tally: Tally
         dataset=resolved.dataset,
         snapshot=resolved.snapshot,
         adapter_hash=resolved.adapter_hash,
-        explanations=[ExplanationRow(**_explanation_fields(body, resolved, n, one)) for n, one in enumerate(written)],
+        explanations=[_explanation(body, resolved, n, one) for n, one in enumerate(written)],
         usage=tally.usage,
     )
 
@@ -87,8 +65,8 @@ async def explanation_events(service: Service, body: ExplanationsRequest, tally:
         resolved = await before(deadline, service.look_up(body, tally))
         async for index, update in growing(service.write_streaming(resolved, body, tally), deadline):
             if isinstance(update, Written):
-                row = IndexedExplanation(index=index, **_explanation_fields(body, resolved, index, update))
-                yield Event("explanation", row)
+                row = _explanation(body, resolved, index, update)
+                yield Event("explanation", IndexedExplanation(index=index, **dict(row)))
             else:
                 yield Event("delta", Delta(index=index, text=update))
     yield Event("done", Done(usage=tally.usage))
@@ -154,20 +132,20 @@ def _recommendation(resolved: Resolved, n: int, written: Written | None) -> Reco
     )
 
 
-def _explanation_fields(body: ExplanationsRequest, resolved: Resolved, n: int, written: Written) -> dict[str, Any]:
+def _explanation(body: ExplanationsRequest, resolved: Resolved, n: int, written: Written) -> ExplanationRow:
     pair, explanation = body.pairs[n], written.explanation
-    return {
-        "user_id": pair.user_id,
-        "item_id": pair.item_id,
-        "title": resolved.rows[n].title,
-        "explanation": explanation.text,
-        "finish_reason": explanation.finish_reason,
-        "tokens": explanation.tokens,
-        "cached": written.cached,
-        "cold_start": resolved.inputs[n].cold_start,
-        "signal": body.signal,
-        "evidence": _evidence(resolved.evidence[n], explanation),
-    }
+    return ExplanationRow(
+        user_id=pair.user_id,
+        item_id=pair.item_id,
+        title=resolved.rows[n].title,
+        explanation=explanation.text,
+        finish_reason=explanation.finish_reason,  # pyright: ignore[reportArgumentType]
+        tokens=explanation.tokens,
+        cached=written.cached,
+        cold_start=resolved.inputs[n].cold_start,
+        signal=body.signal,
+        evidence=_evidence(resolved.evidence[n], explanation),
+    )
 
 
 def _evidence(evidence: Evidence | None, explanation: Explanation) -> EvidenceRow | None:

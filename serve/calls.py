@@ -15,6 +15,7 @@ from xrec.serving.queries import RequestError
 _ATTEMPTS = 4
 _PAUSE = 0.2
 _LOST = (RayActorError, ActorUnavailableError)
+_PROBLEMS = (*_LOST, BackPressureError, DeploymentUnavailableError)
 
 
 async def call(method: Any, *arguments: Any) -> Any:
@@ -26,14 +27,8 @@ async def call(method: Any, *arguments: Any) -> Any:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             answer = await method.remote(*arguments)
-        except _LOST as error:
-            if attempt == _ATTEMPTS:
-                raise _unavailable() from error
-            await asyncio.sleep(_PAUSE * attempt)
-        except BackPressureError as error:
-            raise overloaded() from error
-        except DeploymentUnavailableError as error:
-            raise _unavailable() from error
+        except _PROBLEMS as error:
+            await _before_next(attempt, error)
         else:
             if isinstance(answer, RequestError):
                 raise answer
@@ -57,26 +52,26 @@ async def stream(method: Any, *arguments: Any) -> AsyncGenerator[Any, None]:
                     begun = True
                     yield answer
             return
-        except _LOST as error:
-            if begun:
+        except _PROBLEMS as error:
+            if begun and isinstance(error, _LOST):
                 raise RequestError(
                     503, "interrupted", "the process that wrote this explanation ended; ask again"
                 ) from error
-            if attempt == _ATTEMPTS:
-                raise _unavailable() from error
-            await asyncio.sleep(_PAUSE * attempt)
-        except BackPressureError as error:
-            raise overloaded() from error
-        except DeploymentUnavailableError as error:
-            raise _unavailable() from error
+            await _before_next(attempt, error)
 
 
 def overloaded() -> RequestError:
     return RequestError(503, "overloaded", "the server has as much to do as it takes on; ask again after Retry-After")
 
 
-def _unavailable() -> RequestError:
-    return RequestError(503, "unavailable", "a part of the server is not there at the moment; ask again")
+async def _before_next(attempt: int, error: Exception) -> None:
+    """Wait where a replica was lost and another may answer; else raise what the client is told."""
+    if isinstance(error, BackPressureError):
+        raise overloaded() from error
+    if isinstance(error, DeploymentUnavailableError) or attempt == _ATTEMPTS:
+        message = "a part of the server is not there at the moment; ask again"
+        raise RequestError(503, "unavailable", message) from error
+    await asyncio.sleep(_PAUSE * attempt)
 
 
 async def _iterate(response: Any) -> AsyncGenerator[Any, None]:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serve import answers
 from serve.context import request_id
 from serve.errors import DOCUMENTED, STREAMING, describe
-from serve.events import Event, event_stream, growing
+from serve.events import Delta, Event, event_stream
 from serve.routes import service_of, tally_of
-from serve.schemas import ExplanationsRequest, Pair, SignalField, Strict, Usage
-from serve.service import Service, Tally, Written
+from serve.schemas import ExplanationRow, ExplanationsRequest, Pair, SignalField, Strict, Usage
+from serve.service import Service, Tally
 from xrec.explainer.engine import complete_sentences
 from xrec.serving.queries import RequestError
 
@@ -149,36 +149,26 @@ async def _chunks(
         "created": int(time.time()),
         "model": body.model,
     }
-    sent, reason, begun = "", "stop", False
-    async with aclosing(_texts(service, wanted, tally)) as texts:
-        async for text, finished in texts:
+    text, sent, reason, begun = "", "", "stop", False
+    async with aclosing(answers.explanation_events(service, wanted, tally)) as events:
+        async for event in events:
             if not begun:
                 begun = True
                 yield _chunk(base, {"role": "assistant", "content": ""})
-            ready = text if finished else complete_sentences(text)
+            if isinstance(event.data, Delta):
+                text += event.data.text
+                ready = complete_sentences(text)
+            elif isinstance(event.data, ExplanationRow):
+                ready, reason = event.data.explanation, event.data.finish_reason
+            else:
+                continue
             if len(ready) > len(sent):
                 yield _chunk(base, {"content": ready[len(sent) :]})
                 sent = ready
-            reason = finished or reason
     yield _chunk(base, {}, _reason(reason))
     if body.stream_options and body.stream_options.include_usage:
         yield Event(None, json.dumps({**base, "choices": [], "usage": tally.usage.model_dump()}))
     yield Event(None, "[DONE]")
-
-
-async def _texts(
-    service: Service, wanted: ExplanationsRequest, tally: Tally
-) -> AsyncGenerator[tuple[str, str | None], None]:
-    """The text so far, and at last the whole with why it ends."""
-    text, deadline = "", service.deadline(wanted)
-    with service.admitted(1):
-        resolved = await service.look_up(wanted, tally)
-        async for _, update in growing(service.write_streaming(resolved, wanted, tally), deadline):
-            if isinstance(update, Written):
-                yield update.explanation.text, update.explanation.finish_reason
-            else:
-                text += update
-                yield text, None
 
 
 def _chunk(base: dict[str, Any], delta: dict[str, Any], reason: str | None = None) -> Event:

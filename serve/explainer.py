@@ -5,9 +5,14 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import torch
+from transformers import AutoConfig
+
 from serve.metrics import ExplainerMetrics
 from xrec.config.serve import ExplainerReplicas
+from xrec.explainer.continuous_batching import BatchedEngine
 from xrec.explainer.engine import LiveEngine
+from xrec.explainer.engine_choice import open_hugging_face, open_vllm, resolve_engine
 from xrec.serving.live import Explanation, ExplanationTask, LiveExplainer
 from xrec.serving.queries import RequestError
 from xrec.serving.snapshot import Snapshot
@@ -82,12 +87,6 @@ def open_live_explainer(workspace: str, options: ExplainerReplicas) -> LiveExpla
         ConfigError: the engine is vllm, and vLLM is not installed.
         ValueError: the backbone cannot be loaded, or vLLM does not run it.
     """
-    import torch
-    from transformers import AutoConfig
-
-    from xrec.explainer.continuous_batching import BatchedEngine
-    from xrec.explainer.engine_choice import open_hugging_face, open_vllm, resolve_engine
-
     if options.threads:
         torch.set_num_threads(options.threads)
     snapshot, config = Snapshot.open(Workspace(workspace)), options.explain_config()

@@ -22,7 +22,6 @@ from serve.app import build_app
 from serve.protection import KEYS_VARIABLE, load_keys
 from xrec.config import ConfigError, ServeConfig
 from xrec.serving.publishing import publish
-from xrec.serving.snapshot import Snapshot
 from xrec.workspace import Workspace, WorkspaceError
 
 APPLICATION = "xrec"
@@ -183,13 +182,13 @@ def _check_port(host: str, port: int) -> None:
 
 
 def _greeting(config: ServeConfig, host: str, port: int) -> str:
-    uri = next(iter(config.datasets.values()))
-    snapshot = Snapshot.open(Workspace(uri))
-    user, item = snapshot.users.ids[0].as_py(), snapshot.items.ids[0].as_py()
+    lookup = serve.get_deployment_handle("EmbeddingLookup", APPLICATION)
+    _, [(user, _), *_] = lookup.search_users.remote(None, "", 1).result()
+    _, [item, *_] = lookup.search_items.remote(None, "", 1).result()
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     lines: Sequence[str] = (
         f"serving {', '.join(config.datasets)} on {base} (documentation: {base}/docs); stop with Ctrl-C",
-        f"try: {curl(base, user, item)}",
+        f"try: {curl(base, user, item.item_id)}",
         f"logs: {ray._private.worker.global_worker.node.get_session_dir_path()}/logs/serve",  # pyright: ignore
     )
     return "\n".join(lines)

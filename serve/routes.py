@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 
 from serve import answers
-from serve.answers import RecommendationsQuery
 from serve.calls import call
 from serve.errors import DOCUMENTED, STREAMING
 from serve.events import event_stream
@@ -25,7 +24,7 @@ from serve.schemas import (
     UserRow,
     UsersResponse,
 )
-from serve.service import Service, Tally
+from serve.service import RecommendationsQuery, Service, Tally
 from xrec.serving.queries import UserQuery
 
 Dataset = Annotated[str | None, Query(max_length=64, description="name of a dataset; default: the first")]

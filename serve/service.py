@@ -8,21 +8,18 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cachetools import TTLCache
 
 from serve.calls import call, overloaded, stream
 from serve.metrics import ServerMetrics
-from serve.schemas import ExplanationsRequest, Generation, Pair, Usage
+from serve.schemas import ExplanationsRequest, Generation, Pair, SignalField, Usage
 from xrec.config import ServeConfig
 from xrec.explainer.engine import LEAST_TEMPERATURE, Sampling
 from xrec.fingerprint import hash_of
 from xrec.serving.live import Explanation, ExplanationTask
 from xrec.serving.queries import ItemQuery, RequestError, Resolved, UserQuery
-
-if TYPE_CHECKING:
-    from serve.answers import RecommendationsQuery
 
 
 @dataclass
@@ -53,6 +50,24 @@ class Written:
     cached: bool
 
 
+@dataclass(frozen=True)
+class RecommendationsQuery:
+    """What is asked of a recommendation, by whichever route.
+
+    Attributes:
+        user: known or new.
+        how: to write the explanations.
+    """
+
+    dataset: str | None
+    user: UserQuery
+    k: int
+    explain: bool
+    evidence: bool
+    signal: SignalField
+    how: Generation
+
+
 class Service:
     """Answers requests with the two deployments behind it.
 
@@ -73,23 +88,27 @@ class Service:
         Raises:
             RequestError: an id is unknown, or a limit is passed.
         """
-        users = [self._user(pair, n) for n, pair in enumerate(body.pairs)]
-        items = [self._item(pair, n) for n, pair in enumerate(body.pairs)]
-        resolved = await self._looked_up(
-            self.lookup.resolve, body.dataset, users, items, body.signal, body.evidence, prefix="pairs"
-        )
+        users = [self._user(pair, f"pairs.{n}") for n, pair in enumerate(body.pairs)]
+        items = [self._item(pair, f"pairs.{n}.item") for n, pair in enumerate(body.pairs)]
+        try:
+            resolved = await call(self.lookup.resolve, body.dataset, users, items, body.signal, body.evidence)
+        except RequestError as error:
+            if error.index is None:
+                raise
+            place = f"pairs.{error.index}" + (f".{error.field}" if error.field else "")
+            raise RequestError(error.status, error.code, error.message, place) from error
         return self._counted(resolved, tally)
 
-    async def recommend(self, query: "RecommendationsQuery", tally: Tally) -> Resolved:
+    async def recommend(self, query: RecommendationsQuery, tally: Tally) -> Resolved:
         """The user's top-k items, and what the explainer needs for each where they are to be explained.
 
         Raises:
             RequestError: an id is unknown, or a limit is passed.
         """
         user = query.user
-        self._check_lengths(user.interactions, user.profile, None, "interactions", "user_profile")
+        self._check_lengths(interactions=user.interactions, user_profile=user.profile)
         wanted = query.dataset, user, query.k, query.signal, query.explain, query.evidence
-        return self._counted(await self._looked_up(self.lookup.recommend, *wanted), tally)
+        return self._counted(await call(self.lookup.recommend, *wanted), tally)
 
     @contextmanager
     def admitted(self, pairs: int) -> Iterator[None]:
@@ -157,10 +176,9 @@ class Service:
             RequestError: a limit is passed (422).
         """
         limits = self.config.limits
-        asked = ((field, pairs, limits.pairs), ("max_words", how.max_words, limits.words))
-        for name, value, largest in (*asked, ("max_new_tokens", how.max_new_tokens, limits.new_tokens)):
-            if value > largest:
-                raise _too_large(name, value, largest)
+        _check_size(field, pairs, limits.pairs)
+        _check_size("max_words", how.max_words, limits.words)
+        _check_size("max_new_tokens", how.max_new_tokens, limits.new_tokens)
 
     def deadline(self, how: Generation) -> float:
         """The clock time (`time.monotonic`) at which a request has failed."""
@@ -173,15 +191,6 @@ class Service:
         self.held += pairs
         self.metrics.in_flight.set(self.held)
 
-    async def _looked_up(self, method: Any, *arguments: Any, prefix: str | None = None) -> Resolved:
-        try:
-            return await call(method, *arguments)
-        except RequestError as error:
-            if prefix is None or error.index is None:
-                raise
-            place = f"{prefix}.{error.index}" + (f".{error.field}" if error.field else "")
-            raise RequestError(error.status, error.code, error.message, place) from error
-
     def _counted(self, resolved: Resolved, tally: Tally) -> Resolved:
         tally.dataset, tally.pairs = resolved.dataset, len(resolved.inputs)
         new = sum(inputs.cold_start for inputs in resolved.inputs)
@@ -189,28 +198,26 @@ class Service:
             self.metrics.cold_starts.inc(new, {"dataset": resolved.dataset})
         return resolved
 
-    def _user(self, pair: Pair, n: int) -> UserQuery:
+    def _user(self, pair: Pair, place: str) -> UserQuery:
         if pair.user_id is not None:
             return UserQuery(user_id=pair.user_id)
         own = tuple(pair.interactions or ())
-        self._check_lengths(own, pair.user_profile, None, f"pairs.{n}.interactions", f"pairs.{n}.user_profile")
+        self._check_lengths(f"{place}.", interactions=own, user_profile=pair.user_profile)
         return UserQuery(interactions=own, profile=pair.user_profile)
 
-    def _item(self, pair: Pair, n: int) -> ItemQuery:
+    def _item(self, pair: Pair, place: str) -> ItemQuery:
         if pair.item is None:
             return ItemQuery(item_id=pair.item_id)
         own, new = tuple(pair.item.interactions), pair.item
-        place = f"pairs.{n}.item"
-        self._check_lengths(own, new.profile, new.title, f"{place}.interactions", f"{place}.profile", f"{place}.title")
+        self._check_lengths(f"{place}.", interactions=own, profile=new.profile, title=new.title)
         return ItemQuery(title=new.title, interactions=own, profile=new.profile)
 
-    def _check_lengths(self, ids: Sequence[str], profile: str | None, title: str | None, *places: str) -> None:
+    def _check_lengths(self, place: str = "", *, interactions: Sequence[str], **texts: str | None) -> None:
+        """Hold what a request says of a new user or item to the server's limits, by the names of its fields."""
         limits = self.config.limits
-        if len(ids) > limits.interactions:
-            raise _too_large(places[0], len(ids), limits.interactions)
-        for text, place in zip((profile, title), places[1:], strict=False):
-            if text is not None and len(text) > limits.text_characters:
-                raise _too_large(place, len(text), limits.text_characters)
+        _check_size(f"{place}interactions", len(interactions), limits.interactions)
+        for name, text in texts.items():
+            _check_size(f"{place}{name}", len(text or ""), limits.text_characters)
 
     def _tasks(self, resolved: Resolved, how: Generation) -> list[ExplanationTask]:
         # Between greedy and the least temperature there is nothing that a client could tell apart.
@@ -240,5 +247,7 @@ class Service:
         return Written(explanation, False)
 
 
-def _too_large(field: str, value: int, largest: int) -> RequestError:
-    return RequestError(422, "too_large", f"{field} has or asks for {value}; this server takes {largest}", field)
+def _check_size(field: str, value: int, largest: int) -> None:
+    if value > largest:
+        message = f"{field} has or asks for {value}; this server takes {largest}"
+        raise RequestError(422, "too_large", message, field)
