@@ -49,6 +49,18 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
+def s3_options():
+    """The storage options of an S3-compatible server on this machine; its buckets are everybody's."""
+    server_module = pytest.importorskip("moto.server")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "nobody", "secret": "nothing"}
+    yield options
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def tuned_workspace(tmp_path_factory) -> Path:
     """A workspace as `xrec tune` leaves it, with random weights instead of trained ones; copy it to change it."""
     from tests.tiny_world import finish_tune, make_workspace

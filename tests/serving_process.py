@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ from typing import Any
 
 import psutil
 import yaml
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 240
@@ -126,9 +127,3 @@ class ServingProcess:
         headers = {name.lower(): value for name, value in headers.items()}
         is_json = headers.get("content-type", "").startswith("application/json")
         return status, headers, json.loads(text) if is_json else text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

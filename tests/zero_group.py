@@ -1,13 +1,13 @@
 """Runs tuning cases in one group of processes with DeepSpeed, without Ray: for the tests of `ray_jobs/`."""
 
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
 
+from tests.ports import free_port
 from tests.tiny_world import tune_config
 from xrec.explainer.loading import backbone_folder
 from xrec.explainer.tuning import Tuner, assemble, dtype_of
@@ -22,9 +22,7 @@ def run_group(
 
     A case is changes to `tune_config`, and optionally `stop` (end after so many steps), `save` and `resume` (folders).
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     mp.spawn(_worker, args=(world, port, workspace.uri, cases, str(folder)), nprocs=world)
     return [
         [torch.load(folder / f"{case}-{rank}.pt", weights_only=True) for rank in range(world)]

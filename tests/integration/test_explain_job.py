@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,19 +100,11 @@ def test_an_actor_that_cannot_start_ends_the_job_with_its_cause(workspace, ray_s
 
 
 @pytest.fixture
-def bucket():
+def bucket(s3_options):
     """A bucket on a local S3-compatible server, known to this process and to Ray's workers by fsspec's own options."""
-    server = pytest.importorskip("moto.server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=port)
-    running.start()
-    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "test", "secret": "test"}
-    root = Workspace("s3://xrec-test/w", options)
+    root = Workspace("s3://xrec-test/w", s3_options)
     root.fs.mkdir("xrec-test")
-    yield root
-    running.stop()
+    return root
 
 
 def test_a_workspace_on_an_object_store(tuned_workspace, bucket, ray_session):

@@ -15,16 +15,10 @@ SPLITS = pa.table({"user": [0, 0, 1], "item": [0, 1, 0], "split": ["train", "val
 
 
 @pytest.fixture(scope="module")
-def s3_server():
+def s3_server(s3_options):
     """The storage options of an S3-compatible server on this machine that has the bucket `runs`."""
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "nobody", "secret": "nothing"}
-    Workspace("s3://runs", options).fs.mkdir("runs")
-    yield options
-    server.stop()
+    Workspace("s3://runs", s3_options).fs.mkdir("runs")
+    return s3_options
 
 
 def opener(kind, request):

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from tests.ports import free_port
 from tests.vllm.conftest import ENGINE, ENVIRONMENT
 from xrec.config import TEXT_KINDS, WritingPrompts
 from xrec.profiles.prompts import Prompts
@@ -23,9 +23,7 @@ KEY = "key-of-the-test"
 @pytest.fixture(scope="module")
 def server(chat_model, tmp_path_factory):
     """The address of a server that speaks for the tiny model."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", chat_model, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--served-model-name", "tiny", "--api-key", KEY, "--enforce-eager"]
     command += ["--dtype", "float32", "--max-model-len", str(ENGINE["max_model_len"]), "--block-size", "32"]

@@ -35,15 +35,9 @@ def by_key(rows, kind):
 
 
 @pytest.fixture(scope="module")
-def s3_options():
-    server_module = pytest.importorskip("moto.server")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "nobody", "secret": "nothing"}
-    Workspace("s3://records", options).fs.mkdir("records")
-    yield options
-    server.stop()
+def records_bucket(s3_options):
+    Workspace("s3://records", s3_options).fs.mkdir("records")
+    return s3_options
 
 
 def empty_workspace(kind, request):
@@ -51,7 +45,7 @@ def empty_workspace(kind, request):
         return Workspace(request.getfixturevalue("tmp_path") / "it's [odd] *")
     if kind == "memory":
         return Workspace(f"memory://{uuid.uuid4().hex}/w")
-    return Workspace(f"s3://records/{uuid.uuid4().hex}", request.getfixturevalue("s3_options"))
+    return Workspace(f"s3://records/{uuid.uuid4().hex}", request.getfixturevalue("records_bucket"))
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("local", 1), ("local", 3), ("memory", 3), ("s3", 2)])

@@ -206,15 +206,10 @@ def test_one_publisher_at_a_time(workspace, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def s3_options():
-    """The storage options of an S3-compatible server on this machine that has the bucket `runs`."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"endpoint_url": f"http://{host}:{port}", "key": "nobody", "secret": "nothing"}
-    Workspace("s3://snapshots", options).fs.mkdir("snapshots")
-    yield options
-    server.stop()
+def snapshots_bucket(s3_options):
+    """The storage options of an S3-compatible server on this machine that has the bucket `snapshots`."""
+    Workspace("s3://snapshots", s3_options).fs.mkdir("snapshots")
+    return s3_options
 
 
 @pytest.fixture
@@ -225,7 +220,7 @@ def remote(published, request, cache) -> Workspace:
         workspace = Workspace(f"memory://{name}")
     else:
         workspace = Workspace(
-            f"s3://snapshots/{name}", request.getfixturevalue("s3_options") | {"skip_instance_cache": True}
+            f"s3://snapshots/{name}", request.getfixturevalue("snapshots_bucket") | {"skip_instance_cache": True}
         )
     for stage in STAGES:
         workspace.upload(published.path(stage), stage)
