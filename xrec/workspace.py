@@ -3,12 +3,17 @@
 A workspace is a local path or any fsspec URI (`s3://…`, `gs://…`, `memory://…`). Stage `s` owns the folder
 `<workspace>/<s>/`. Its `manifest.json` is written last and means "finished"; `started.json` is written first and
 lets a killed stage resume. What the tables look like is `tables.py`'s business; what a stage computes is its own.
+
+A variant of a run (another adapter, a baseline, another seed) is a workspace inside it, `variants/<name>/<seed>/`, that
+reads the stages before its own from the run: `base.json` there names the base and the stages that come from it.
 """
 
 import hashlib
 import json
 import os
 import platform
+import posixpath
+import re
 import tempfile
 import time
 import uuid
@@ -26,6 +31,21 @@ from xrec.fingerprint import describe_differences, hash_of, versions
 
 MANIFEST, STARTED, METRICS, METRICS_LOG = "manifest.json", "started.json", "metrics.json", "metrics.jsonl"
 _BOOKKEEPING = {MANIFEST, STARTED, METRICS, METRICS_LOG}
+# The folders of stages, in running order. `baseline` is what a system other than XRec has in place of the next two.
+FOLDERS = (
+    "data",
+    "preprocess",
+    "profile",
+    "embed",
+    "baseline",
+    "backbone",
+    "tune",
+    "explain",
+    "evaluate",
+    "report",
+)
+_BASE, _VARIANTS, _SHARED = "base.json", "variants", "shared-"
+_VARIANT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class WorkspaceError(RuntimeError):
@@ -42,7 +62,7 @@ class Workspace:
     """
 
     def __init__(self, uri: str | os.PathLike, storage_options: dict | None = None):
-        uri = os.fspath(uri)
+        uri, self.storage_options = os.fspath(uri), storage_options
         if not uri.strip():
             raise ValueError("workspace: the path is empty; name a folder or an fsspec URI such as s3://bucket/run")
         try:
@@ -55,6 +75,10 @@ class Workspace:
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self.root = root.rstrip("/")
         self.uri = os.path.abspath(root) if self.is_local else uri.rstrip("/")
+        self.base: Workspace | None = None
+        self.inherited: frozenset[str] = frozenset()
+        if self.exists(_BASE):
+            self._inherit(self.read_json(_BASE))
 
     def __repr__(self) -> str:
         return f"Workspace({self.uri!r})"
@@ -65,7 +89,9 @@ class Workspace:
     # Paths ---------------------------------------------------------------------------------------------------------
 
     def path(self, *parts: str) -> str:
-        """The path of a file inside the workspace, as its filesystem names it."""
+        """The path of a file inside the workspace, as its filesystem names it; that of the base for its stages."""
+        if self.base is not None and parts and parts[0] in self.inherited:
+            return self.base.path(*parts)
         return "/".join([self.root, *parts])
 
     def exists(self, *parts: str) -> bool:
@@ -79,6 +105,58 @@ class Workspace:
         prefix = self.fs._strip_protocol(folder).rstrip("/") + "/"
         found = (str(f).removeprefix(prefix) for f in self.fs.find(folder))
         return sorted(f for f in found if ".tmp-" not in f)
+
+    # Variants ------------------------------------------------------------------------------------------------------
+
+    def variant(self, name: str, seed: int, own: tuple[str, ...], through: "Workspace | None" = None) -> "Workspace":
+        """The workspace of one system at one seed, inside this one, made where it is not there yet.
+
+        Args:
+            name: of the system; letters, digits, `_`, `-` and `.`.
+            seed: part of its path.
+            own: the stages that it has for itself; those before the first of them are read from the base.
+            through: a base between this workspace and the variant (`shared_variant`).
+
+        Raises:
+            ValueError: a name that is no name of a folder, or an unknown stage.
+            WorkspaceError: it is there with other stages of its own.
+        """
+        if not _VARIANT_NAME.fullmatch(name):
+            raise ValueError(f"variant {name!r}: name it by letters, digits, `_`, `-` and `.`")
+        return self._derived((_VARIANTS, name, str(seed)), own[0], through or self)
+
+    def shared_variant(self, key: str, own: tuple[str, ...]) -> "Workspace":
+        """A workspace inside this one for stages that several variants share, made where it is not there yet.
+
+        Args:
+            key: says what these stages are made from.
+            own: the stages.
+        """
+        return self._derived((_VARIANTS, f"{_SHARED}{key}"), own[0], self)
+
+    def variants(self) -> list[tuple[str, int]]:
+        """Name and seed of the variants that are there, sorted."""
+        found = [file.split("/") for file in self.files(_VARIANTS) if file.endswith(f"/{_BASE}")]
+        return sorted((parts[0], int(parts[1])) for parts in found if len(parts) == 3 and parts[1].isdigit())
+
+    def _derived(self, parts: tuple[str, ...], first: str, base: "Workspace") -> "Workspace":
+        if first not in FOLDERS:
+            raise ValueError(f"variant {'/'.join(parts)}: unknown stage {first!r}; the stages are {', '.join(FOLDERS)}")
+        relative = posixpath.relpath(base.root, self.path(*parts))
+        wanted = {"base": relative, "inherited": list(FOLDERS[: FOLDERS.index(first)])}
+        if not self.exists(*parts, _BASE):
+            self.write_json(wanted, *parts, _BASE)
+        if self.read_json(*parts, _BASE) != wanted:
+            raise WorkspaceError(
+                f"{self.path(*parts)} was made from other stages of the run: its settings have changed in one that "
+                "comes before its own. Give the variant another name, or remove that folder"
+            )
+        return Workspace(f"{self.uri}/{'/'.join(parts)}", self.storage_options)
+
+    def _inherit(self, facts: dict) -> None:
+        scheme, separator, path = self.uri.rpartition("://")
+        base = scheme + separator + posixpath.normpath(f"{path}/{facts['base']}")
+        self.base, self.inherited = Workspace(base, self.storage_options), frozenset(facts["inherited"])
 
     # Bytes, JSON, tables -------------------------------------------------------------------------------------------
 
@@ -150,9 +228,9 @@ class Workspace:
         """The stages beside `preprocess` that texts come from: `profile` when it has begun, finished or not."""
         return ["profile"] if self.files("profile") else []
 
-    def read_text_table(self, name: str) -> pa.Table:
-        """`item_profiles`, `user_profiles` or `explanations`, from whichever stage holds it."""
-        return self.read_table(self.text_stage(name), name)
+    def read_text_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """`item_profiles`, `user_profiles` or `explanations`, from whichever stage holds it; see `read_table`."""
+        return self.read_table(self.text_stage(name), name, columns)
 
     def _read_parquet(self, path: str, columns: list[str] | None) -> pa.Table:
         with self.fs.open(path, "rb") as file:
@@ -255,7 +333,7 @@ class Workspace:
         """Begin, resume, or recognise as finished the stage `name`.
 
         Args:
-            name: the stage, which is its folder's name.
+            name: the stage, which is its folder's name; one of this workspace's own.
             config: everything that determines the result, JSON-able. A change of it is a mismatch.
             inputs: the finished stages that this one reads.
             external: further inputs, name -> content hash (`hash_files`).
@@ -266,8 +344,13 @@ class Workspace:
             A `StageRun`; when its `done` is true, the caller returns without work.
 
         Raises:
-            WorkspaceError: an input is unfinished or was altered, or the folder was built from something else.
+            WorkspaceError: an input is unfinished or was altered, the folder was built from something else, or the
+                stage is one of the base's.
         """
+        if name in self.inherited:
+            raise WorkspaceError(
+                f"workspace {self.uri}: the stage {name!r} belongs to its base; run {_verb(name)} in {self.base}"
+            )
         fingerprint = {
             "config": json.loads(json.dumps(config, default=str)),
             "inputs": {i: self.verified_hash(i) for i in inputs or []} | (external or {}),

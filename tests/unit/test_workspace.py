@@ -362,3 +362,55 @@ def test_differences_are_named_by_path():
         "b.d (ffffffffffff…, now eeeeeeeeeeee…)",
         "gone (0, now None)",
     ]
+
+
+# Variants ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_variant_reads_the_stages_before_its_own_from_its_base(open_workspace):
+    workspace = open_workspace()
+    finish(workspace, "data", value="data")
+    finish(workspace, "tune", value="tuned with the base's settings")
+    variant = workspace.variant("without_profiles", 3, ("tune", "explain"))
+    assert variant.uri == f"{workspace.uri}/variants/without_profiles/3"
+    assert variant.read_json("data", "result.json") == "data"
+    assert not variant.is_finished("tune")
+    finish(variant, "tune", inputs=["data"], value="its own")
+    assert workspace.read_json("tune", "result.json") == "tuned with the base's settings"
+    assert variant.manifest("tune")["fingerprint"]["inputs"] == {"data": workspace.output_hash("data")}
+    # Whoever opens its folder, another process too, finds the base.
+    again = Workspace(variant.uri, variant.storage_options)
+    assert (again.read_json("data", "result.json"), again.read_json("tune", "result.json")) == ("data", "its own")
+    assert open_workspace().variants() == [("without_profiles", 3)]
+
+
+def test_variants_share_stages_through_a_place_between_them_and_the_base(quick_workspace):
+    finish(quick_workspace, "data", value="data")
+    between = quick_workspace.shared_variant("0af3", ("backbone",))
+    finish(between, "backbone", inputs=["data"], value="for other prompts")
+    for seed in (0, 1):
+        variant = quick_workspace.variant("without_profiles", seed, ("tune",), between)
+        assert variant.read_json("backbone", "result.json") == "for other prompts"
+        assert variant.read_json("data", "result.json") == "data"
+    assert not quick_workspace.is_finished("backbone")
+    assert quick_workspace.variants() == [("without_profiles", 0), ("without_profiles", 1)]
+
+
+def test_a_variant_writes_no_stage_of_its_base(quick_workspace):
+    finish(quick_workspace, "data")
+    variant = quick_workspace.variant("a", 0, ("tune",))
+    with pytest.raises(WorkspaceError, match="'data' belongs to its base"):
+        variant.stage("data", {})
+    assert quick_workspace.is_finished("data")
+
+
+def test_a_variant_with_other_stages_of_its_own_is_refused(quick_workspace):
+    quick_workspace.variant("a", 0, ("tune",))
+    quick_workspace.variant("a", 0, ("tune",))
+    with pytest.raises(WorkspaceError, match="made from other stages"):
+        quick_workspace.variant("a", 0, ("backbone", "tune"))
+    for name in ("../a", "", "a/b", ".hidden"):
+        with pytest.raises(ValueError, match="letters, digits"):
+            quick_workspace.variant(name, 0, ("tune",))
+    with pytest.raises(ValueError, match="unknown stage 'tunes'"):
+        quick_workspace.variant("b", 0, ("tunes",))
