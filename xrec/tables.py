@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 SPLITS = ("train", "val", "test", "fold_in")
 STATUSES = ("ok", "failed")
-SIGNALS = ("true", "shuffled", "off")
+SIGNALS = ("true", "shuffled", "other_user", "off")
 FINISH_REASONS = ("stop", "sentence", "length")
 
 

@@ -225,8 +225,10 @@ class ExplainConfig(Section):
     )
     split: Literal["train", "val", "test"] = "test"
     limit: int | None = Field(default=None, ge=1, description="explain only the first so many pairs")
-    controls: tuple[Literal["shuffled", "off"], ...] = Field(
-        default=(), description="also explain with embeddings shuffled among users and items, or without any signal"
+    controls: tuple[Literal["shuffled", "other_user", "off"], ...] = Field(
+        default=(),
+        description="also explain with embeddings shuffled among users and items, with another user's, or without any "
+        "signal (zero vectors, which inject nothing)",
     )
     max_words: Count = Field(default=50, description="generation stops at the end of a sentence within this many words")
     max_new_tokens: Count = 128

@@ -97,7 +97,8 @@ class Explainer:
 
         Args:
             pairs: (user, item) indices.
-            signal: `true` embeddings, embeddings `shuffled` among users and among items, or `off`.
+            signal: `true` embeddings, embeddings `shuffled` among users and among items, those of an `other_user`,
+                or `off`.
         """
         errors = [self._problem(pair) for pair in pairs]
         sound = [i for i, error in enumerate(errors) if error is None]

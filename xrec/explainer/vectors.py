@@ -21,8 +21,10 @@ from xrec.explainer.adapter import XRecAdapter
 from xrec.workspace import Workspace
 
 Side = Literal["user", "item"]
-Signal = Literal["true", "shuffled", "off"]
+Signal = Literal["true", "shuffled", "other_user", "off"]
 SIDES: tuple[Side, ...] = ("user", "item")
+# The sides whose embeddings a signal permutes.
+_PERMUTED: dict[str, tuple[Side, ...]] = {"true": (), "shuffled": SIDES, "other_user": ("user",)}
 _HEADER_KEY = "xrec"
 # Nodes adapted together: a mixture holds `[n, experts * D]` numbers for them.
 _BATCH = 4096
@@ -48,7 +50,7 @@ class AdaptedVectors:
     Args:
         adapter: tuned.
         user, item: `[N, D]` and `[M, D]` embeddings, layers averaged.
-        shuffle_seed: fixes the permutation behind the signal `shuffled`.
+        shuffle_seed: fixes the permutations behind the signals `shuffled` and `other_user`.
     """
 
     def __init__(self, adapter: XRecAdapter, user: torch.Tensor, item: torch.Tensor, shuffle_seed: int = 0):
@@ -68,7 +70,7 @@ class AdaptedVectors:
     def sources(self, side: Side, nodes: Sequence[int] | np.ndarray, signal: Signal) -> torch.Tensor:
         """`[n]` the nodes whose embeddings stand for these ones."""
         chosen = torch.as_tensor(nodes, dtype=torch.long)
-        return self.permutations[side][chosen] if signal == "shuffled" else chosen
+        return self.permutations[side][chosen] if side in _PERMUTED[signal] else chosen
 
 
 class MappedVectors:
@@ -87,7 +89,7 @@ class MappedVectors:
             for side in SIDES:
                 self.vectors[side] = file.get_tensor(f"{side}.vectors")
                 self.nodes[side] = file.get_tensor(f"{side}.nodes").numpy()
-                for signal in ("true", "shuffled"):
+                for signal in _PERMUTED:
                     if f"{side}.{signal}" in file.keys():  # noqa: SIM118 (not a dict)
                         self.rows[side, signal] = file.get_tensor(f"{side}.{signal}")
 
