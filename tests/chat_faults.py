@@ -102,6 +102,14 @@ def sentence(digest: str, words: int = 12) -> str:
     return f"Answer {digest} {chosen}"
 
 
+def value(model: str, digest: str, wanted: dict) -> int | bool | None:
+    """What a model answers where a schema wants a number or a yes or no, made of the prompt's hash; else None."""
+    drawn = int.from_bytes(hashlib.blake2b(f"{model}:{digest}".encode(), digest_size=8).digest(), "big")
+    if wanted.get("type") == "integer":
+        return wanted["minimum"] + drawn % (wanted["maximum"] - wanted["minimum"] + 1)
+    return drawn % 2 == 1 if wanted.get("type") == "boolean" else None
+
+
 def _content(body: dict, digest: str, fault: str | None) -> tuple[str | None, str | None]:
     """Content and refusal of an answer."""
     schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
@@ -109,7 +117,8 @@ def _content(body: dict, digest: str, fault: str | None) -> tuple[str | None, st
     if schema is None and '"explanation"' in body["messages"][0]["content"]:
         name = "explanation"
     text = sentence(digest, 400 if fault == "too-long" else 12)
-    content = json.dumps({name: "" if fault == "empty" else text})
+    made = value(body["model"], digest, schema["properties"][name]) if schema else None
+    content = json.dumps({name: "" if fault == "empty" else text if made is None else made})
     if fault == "malformed":
         return f"Here is what I think: {text}", None
     if fault == "refusal":

@@ -14,10 +14,12 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -190,6 +192,27 @@ async def serving(port: int = 0, **settings) -> AsyncIterator[ChatServer]:
         yield server
     finally:
         await runner.cleanup()
+
+
+@contextmanager
+def server_thread(**settings) -> Iterator[ChatServer]:
+    """The server in a thread with an event loop of its own, for clients that run one themselves."""
+    started: Future[tuple[ChatServer, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def run() -> None:
+        async with serving(**settings) as server:
+            stop = asyncio.Event()
+            started.set_result((server, asyncio.get_running_loop(), stop))
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(run(),))
+    thread.start()
+    server, loop, stop = started.result(timeout=60)
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
 
 
 class ServerProcess:

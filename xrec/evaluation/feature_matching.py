@@ -1,15 +1,35 @@
 """Feature matching: does the explanation name the feature that the pair's true explanation is about?
 
 For worlds whose explanations carry a known `feature` phrase (the synthetic sample, data sets with extracted features),
-as in Li et al. 2020 (feature matching ratio). It compares words, not meanings: a paraphrase does not count.
+as in Li et al. 2020 (Generate Neural Template Explanations for Recommendation, CIKM): feature matching ratio (FMR) of
+single texts, feature coverage ratio (FCR) and feature diversity (DIV) of a set of them. It compares words, not
+meanings: a paraphrase does not count.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
+from typing import Any
 
 import numpy as np
+
+from xrec.evaluation.scorers import Rows
+
+
+@dataclass(frozen=True)
+class FeatureSpread:
+    """How the features of a vocabulary are spread over a set of texts.
+
+    Attributes:
+        coverage: distinct features that the texts name together, over the vocabulary's size; in [0, 1] (FCR).
+        overlap: features that two texts both name, the mean over all couples of texts; the fewer, the more diverse
+            (DIV). NaN for a single text.
+    """
+
+    coverage: float
+    overlap: float
 
 
 class FeatureMatcher:
@@ -57,6 +77,46 @@ class FeatureMatcher:
             found, true = self.named(text), _normal(feature)
             accuracy[row], matched[row] = float(found == {true}), float(true in found)
         return accuracy, matched
+
+    def spread(self, texts: Sequence[str]) -> FeatureSpread:
+        """Coverage and overlap of the features that the texts name.
+
+        Args:
+            texts: n explanations, in any order.
+
+        Raises:
+            ValueError: there is no text.
+        """
+        if not texts:
+            raise ValueError("feature coverage: texts is empty; give at least one explanation")
+        counts = Counter(feature for text in texts for feature in self.named(text))
+        # A feature that c texts name is in the intersection of c (c - 1) / 2 couples: no couple need be looked at.
+        shared, couples = sum(comb(count, 2) for count in counts.values()), comb(len(texts), 2)
+        return FeatureSpread(len(counts) / len(self.vocabulary), shared / couples if couples else float("nan"))
+
+
+class FeatureScorer:
+    """Feature matching as columns of `scores`: a `Scorer`, whose rows need a feature and no reference.
+
+    Args:
+        vocabulary: the distinct feature phrases.
+    """
+
+    columns: tuple[str, ...] = ("feature_accuracy", "feature_matched")
+
+    def __init__(self, vocabulary: Iterable[str]):
+        self.matcher = FeatureMatcher(vocabulary)
+        self.empty = 0
+
+    def score(self, rows: Rows) -> dict[str, np.ndarray]:
+        texts, features = rows["explanation"], rows["feature"]
+        self.empty += sum(
+            feature is not None and not text.strip() for text, feature in zip(texts, features, strict=True)
+        )
+        return dict(zip(self.columns, self.matcher.score(texts, features), strict=True))
+
+    def facts(self) -> dict[str, Any]:
+        return {"features": len(self.matcher.vocabulary), "empty": self.empty}
 
 
 @dataclass(frozen=True)

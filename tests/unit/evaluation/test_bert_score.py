@@ -1,11 +1,15 @@
 """BERTScore against a greedy matching written out here, against the library's scorer, and on the inputs it fails on."""
 
+from importlib import resources
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
-from xrec.evaluation.bert_score import BertScorer, embedded_model_folder
+from tests.scoring_models import save_bart
+from xrec.evaluation.bert_score import BertScorer, BertScoreScorer, embedded_model_folder
 
 PREDICTIONS = [
     "The user would enjoy this cafe for its espresso and pastries.",
@@ -88,9 +92,67 @@ def test_chunks_do_not_change_the_scores(scorer, monkeypatch):
 
 
 def test_bad_settings_are_refused(tmp_path, scorer):
-    with pytest.raises(ValueError, match="bert_score_layers = 9"):
+    with pytest.raises(ValueError, match="evaluate.bert_score.layers = 9"):
         BertScorer(layers=9)
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match="evaluate.bert_score.model = .* cannot be loaded"):
         BertScorer(str(tmp_path))
     with pytest.raises(ValueError, match="1 predictions but 2 references"):
         scorer.score(["a"], ["a", "b"])
+
+
+@pytest.fixture
+def roberta(tmp_path, monkeypatch):
+    """A model of random weights in a folder that has the name of a published one."""
+    folder = tmp_path / "models" / "roberta-large"
+    save_bart(folder)
+    AutoTokenizer.from_pretrained(folder, model_max_length=62).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    config = RobertaConfig(vocab_size=320, num_hidden_layers=24, pad_token_id=1, initializer_range=0.5, **sizes)
+    RobertaModel(config).save_pretrained(folder)
+    monkeypatch.chdir(folder.parent)
+    return "roberta-large"
+
+
+@pytest.mark.parametrize("layers", [None, 5])
+@pytest.mark.parametrize("rescale", [True, "auto"])
+def test_rescaling_subtracts_the_librarys_baseline(roberta, layers, rescale):
+    raw = BertScorer(roberta, layers).score(PREDICTIONS, REFERENCES)
+    rescaled = BertScorer(roberta, layers, rescale=rescale).score([*PREDICTIONS, ""], [*REFERENCES, "x"])
+    file = resources.files("bert_score") / "rescale_baseline" / "en" / "roberta-large.tsv"
+    # The paper's layer, which is the library's choice, is 17.
+    baseline = pd.read_csv(str(file)).set_index("LAYER").loc[layers or 17]
+    for part, column in (("precision", "P"), ("recall", "R"), ("f1", "F")):
+        expected = (getattr(raw, part) - baseline[column]) / (1 - baseline[column])
+        np.testing.assert_allclose(getattr(rescaled, part)[:3], expected, atol=1e-9)
+        assert getattr(rescaled, part)[3] == 0
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_rescaling_equals_the_librarys(roberta):
+    from bert_score import BERTScorer as LibraryScorer
+
+    library = LibraryScorer(roberta, lang="en", rescale_with_baseline=True, device="cpu", use_fast_tokenizer=True)
+    expected = torch.stack(library.score(PREDICTIONS, REFERENCES)).numpy()
+    found = BertScorer(roberta, rescale=True).score(PREDICTIONS, REFERENCES)
+    np.testing.assert_allclose(np.stack([found.precision, found.recall, found.f1]), expected, atol=1e-4)
+
+
+def test_a_model_without_a_baseline(roberta, scorer):
+    with pytest.raises(ValueError, match="evaluate.bert_score.rescale = true: .* no baseline for 'minilm' at layer 6"):
+        BertScorer(rescale=True)
+    automatic = BertScorer(rescale="auto")
+    assert automatic.baseline is None
+    np.testing.assert_array_equal(automatic.score(PREDICTIONS, REFERENCES).f1, scorer.score(PREDICTIONS, REFERENCES).f1)
+    with pytest.raises(ValueError, match="no baseline for './roberta-large'"):
+        BertScorer(f"./{roberta}", rescale=True)
+
+
+def test_columns_leave_out_rows_without_a_reference(scorer):
+    adapter = BertScoreScorer()
+    found = adapter.score({"explanation": [*PREDICTIONS[:2], ""], "reference": [REFERENCES[0], None, "x"]})
+    assert tuple(found) == adapter.columns
+    whole = scorer.score(PREDICTIONS[:1], REFERENCES[:1])
+    for part in ("precision", "recall", "f1"):
+        np.testing.assert_allclose(found[f"bert_score_{part}"], [getattr(whole, part)[0], np.nan, 0], atol=1e-6)
+    assert adapter.facts() == {"model": "minilm", "layers": 6, "rescaled": False, "empty": 1}

@@ -1,9 +1,11 @@
-"""Feature matching on hand-made sentences, and chance levels against simulation."""
+"""Feature matching on hand-made sentences, chance levels against simulation, diversity against a loop over couples."""
+
+import itertools
 
 import numpy as np
 import pytest
 
-from xrec.evaluation.feature_matching import FeatureMatcher, chance_levels
+from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer, chance_levels
 
 VOCABULARY = ["live music", "music", "late-night hours", "c++"]
 
@@ -51,3 +53,39 @@ def test_chance_levels_against_simulated_guessers():
 def test_chance_levels_need_a_feature():
     with pytest.raises(ValueError, match="no pair has a feature"):
         chance_levels([None, None])
+
+
+def test_coverage_and_overlap_by_hand():
+    matcher = FeatureMatcher(["jazz", "beer", "view", "sushi"])
+    spread = matcher.spread(["jazz and beer", "Beer, jazz, view", "nothing", "beer"])
+    assert spread.coverage == 3 / 4
+    # Couples: {jazz, beer}, {}, {beer}, {}, {beer}, {}.
+    assert spread.overlap == pytest.approx((2 + 0 + 1 + 0 + 1 + 0) / 6)
+
+
+def test_overlap_against_the_loop_over_all_couples():
+    generator = np.random.default_rng(0)
+    vocabulary = [f"feature{n}" for n in range(12)]
+    texts = [" and ".join(generator.choice(vocabulary, generator.integers(1, 5))) for _ in range(60)]
+    sets = [{w for w in vocabulary if w in text.split()} for text in texts]
+    couples = [len(a & b) for a, b in itertools.combinations(sets, 2)]
+    spread = FeatureMatcher(vocabulary).spread(texts)
+    assert spread.overlap == pytest.approx(np.mean(couples))
+    assert spread.coverage == len(set.union(*sets)) / 12
+
+
+def test_one_text_has_no_overlap_and_none_is_refused():
+    matcher = FeatureMatcher(["jazz"])
+    assert np.isnan(matcher.spread(["jazz"]).overlap)
+    with pytest.raises(ValueError, match="texts is empty"):
+        matcher.spread([])
+
+
+def test_columns_need_a_feature_and_no_reference():
+    scorer = FeatureScorer(["jazz", "beer"])
+    rows = {"explanation": ["jazz", "jazz and beer", "", "x"], "feature": ["Jazz", "beer", "beer", None]}
+    found = scorer.score({**rows, "reference": [None] * 4})
+    np.testing.assert_array_equal(found["feature_accuracy"], [1, 0, 0, np.nan])
+    np.testing.assert_array_equal(found["feature_matched"], [1, 1, 0, np.nan])
+    assert tuple(found) == scorer.columns
+    assert scorer.facts() == {"features": 2, "empty": 1}
