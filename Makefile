@@ -47,5 +47,5 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP) $(VLLM_STAMP)
-	@set -e; for name in ingest lightgcn profiles scale serving tuning; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@set -e; for name in factuality ingest lightgcn profiles scale scoring serving tuning; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@set -e; for name in generation explain_job; do echo "== $$name"; $(VLLM_BIN)/python -m benchmarks.$$name; done

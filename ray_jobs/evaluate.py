@@ -1,6 +1,7 @@
-"""Stage `evaluate`: predictions and the tuned model in; `scores`, `summary.json`, `probe.json` and the figures out.
+"""Stage `evaluate`: predictions in; `scores`, `summary.json`, `probe.json` and the figures out.
 
-Composition only: the metrics are in `xrec/evaluation`. It runs in one process, on batches.
+Composition only: the metrics are in `xrec/evaluation`, and the actors that compute those of single predictions in
+`evaluate_actors.py`. What concerns the tuned model (likelihoods, probes) is left out for systems other than XRec.
 """
 
 import sys
@@ -15,27 +16,39 @@ import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from ray_jobs.evaluate_actors import remove_work, score_predictions
 from xrec.config import EvaluateConfig, ExplainCompute, ExplainConfig
 from xrec.embeddings import Embeddings
 from xrec.evaluation import scoring, summary
-from xrec.evaluation.bert_score import BertScorer
-from xrec.evaluation.feature_matching import FeatureMatcher
+from xrec.evaluation.counterfactual import text_change
+from xrec.evaluation.leakage import leakage
 from xrec.evaluation.likelihood import Likelihood, reference_likelihood
 from xrec.evaluation.probe import probe_words
+from xrec.evaluation.scorer_choice import feature_matcher
 from xrec.explainer.explain import Explainer
-from xrec.tables import SIGNALS
+from xrec.tables import SIGNALS, SPLITS
 from xrec.workspace import Workspace
 
 
 @dataclass
 class _Job:
-    """What the parts of the stage share."""
+    """What the parts of the stage share; `predicted` is what the predictions were made from (a fingerprint)."""
 
     workspace: Workspace
     config: EvaluateConfig
-    explain: ExplainConfig
+    predicted: dict
     progress: Progress
     device: str
+
+    @property
+    def tuned(self) -> bool:
+        """Whether the predictions are those of this workspace's own tuned model."""
+        return "tune" in self.predicted["inputs"]
+
+    @property
+    def split(self) -> str:
+        """The predictions' split; `all` where they are from several."""
+        return self.predicted["config"].get("split", "test")
 
     def advance(self, description: str, total: int):
         """A progress bar; returns the function that moves it."""
@@ -59,65 +72,75 @@ def run(workspace: Workspace, config: EvaluateConfig, *, force: bool = False, dr
     stage = workspace.stage("evaluate", config.identity(), inputs=_inputs(workspace), force=force)
     if stage.done:
         return f"evaluate: already finished ({_headline(workspace.read_json('evaluate', 'metrics.json'))})"
-    settings = workspace.manifest("explain")["fingerprint"]["config"]
-    known = {name: value for name, value in settings.items() if name in ExplainConfig.model_fields}
-    # One process and long batches of given texts: no work for vLLM, whichever engine wrote the predictions.
-    compute = ExplainCompute(batch_size=config.batch_size)
-    explain = ExplainConfig.model_validate(known | {"engine": "hf", "compute": compute})
-    console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=_hidden()) as bars:
-        job = _Job(workspace, config, explain, bars, _device(config.compute.device))
-        scores, found = _evaluate(job)
-        found["probe"] = _probe(job) if config.probe else None
-    stage.write_table("scores", scores)
+    workspace.remove_unfinished("evaluate")
+    workspace.remove("evaluate", "scores.parquet")  # of a run that was killed at its end
+    device = _device(config.compute.device)
+    joined = _joined(workspace)
+    scores, scorers = score_predictions(workspace, config, joined, device)
+    columns = *Progress.get_default_columns(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bars:
+        job = _Job(workspace, config, workspace.manifest("explain")["fingerprint"], bars, device)
+        scores, found = _evaluate(job, joined, scores)
+        found["probe"] = _probe(job) if config.probe and job.tuned else None
+    found["scorers"] = scorers
     stage.write_json("summary.json", found)
     if found["probe"]:
         stage.write_json("probe.json", found["probe"])
+    remove_work(workspace)
+    stage.write_table("scores", scores)
     figures = summary.flat_metrics(found)
     stage.finish(figures)
     return f"evaluate: {_headline(figures)} -> {workspace}/evaluate/summary.json"
 
 
-def _evaluate(job: _Job) -> tuple[pa.Table, dict]:
-    predictions = job.workspace.read_table("explain", "predictions")
-    explanations = _explanations(job.workspace)
-    joined = scoring.join_references(predictions, explanations)
+def _joined(workspace: Workspace) -> pa.Table:
+    predictions = workspace.read_table("explain", "predictions")
+    joined = scoring.join_references(predictions, _explanations(workspace))
     if not len(joined):
         raise ValueError(
-            f"{job.workspace}/explain: none of the {len(predictions)} predictions succeeded; read the column `error`, "
+            f"{workspace}/explain: none of the {len(predictions)} predictions succeeded; read the column `error`, "
             "mend the cause, and repeat `xrec explain --force`"
         )
-    matcher = _matcher(explanations)
-    scorer = None
-    if len(joined) > joined["reference"].null_count:
-        scorer = BertScorer(
-            job.config.bert_score_model, job.config.bert_score_layers, job.device, job.config.batch_size
-        )
-    scores, empty = scoring.score_predictions(joined, scorer, matcher, job.advance("scores", len(joined)))
+    return joined
+
+
+def _evaluate(job: _Job, joined: pa.Table, scores: pa.Table) -> tuple[pa.Table, dict]:
+    """What is known of all predictions together; `scores` with the likelihoods, and the summary."""
+    matcher = feature_matcher(job.workspace)
     resamples, seed = job.config.bootstrap, job.config.seed
     found: dict = {
-        "split": job.explain.split,
-        "counts": _counts(predictions, joined, empty),
+        "split": job.split,
+        "counts": _counts(job.workspace.read_table("explain", "predictions"), joined),
         "resamples": resamples,
-        "bert_score": {"model": job.config.bert_score_model, "layers": scorer.layers} if scorer else None,
-        "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined), resamples, seed),
+        "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined, matcher), resamples, seed),
+        "counterfactual": text_change(joined, resamples, seed) or None,
+        "leakage": _leakage(job),
         "feature": None,
         "likelihood": None,
     }
     if matcher is not None and joined["feature"].null_count < len(joined):
         found["feature"] = summary.feature_summary(joined, matcher.vocabulary)
-    pairs, likelihood = _likelihood(job, explanations)
+    pairs, likelihood = _likelihood(job) if job.config.likelihood and job.tuned else ([], None)
     if likelihood is not None:
         scores = scoring.add_likelihood(scores, pairs, likelihood)
         found["likelihood"] = summary.likelihood_summary(likelihood, resamples, seed)
     return scores, found
 
 
-def _likelihood(job: _Job, explanations: pa.Table | None) -> tuple[list[tuple[int, int]], Likelihood | None]:
+def _leakage(job: _Job) -> list[dict] | None:
+    """What of the held-out pairs training has seen; None where the data has no explanations or several splits."""
+    if _explanations(job.workspace) is None or job.split not in SPLITS:
+        return None
+    found = leakage(job.workspace, job.split)
+    return [{"name": name, "of": found["pairs"], **leak} for name, leak in found["leaks"].items()]
+
+
+def _likelihood(job: _Job) -> tuple[list[tuple[int, int]], Likelihood | None]:
     """Score the split's references under every signal."""
+    explanations = _explanations(job.workspace)
     if explanations is None:
         return [], None
-    wanted = pc.and_(pc.equal(explanations["split"], job.explain.split), pc.equal(explanations["status"], "ok"))
+    wanted = pc.and_(pc.equal(explanations["split"], job.split), pc.equal(explanations["status"], "ok"))
     rows = explanations.filter(wanted).sort_by([("user", "ascending"), ("item", "ascending")])
     limit = job.config.likelihood_rows
     if limit is not None and limit < len(rows):
@@ -126,7 +149,11 @@ def _likelihood(job: _Job, explanations: pa.Table | None) -> tuple[list[tuple[in
     if not len(rows):
         return [], None
     pairs = list(zip(rows["user"].to_pylist(), rows["item"].to_pylist(), strict=True))
-    explainer = Explainer.from_workspace(job.workspace, job.explain, device=job.device)
+    known = {name: v for name, v in job.predicted["config"].items() if name in ExplainConfig.model_fields}
+    # One process and long batches of given texts: no work for vLLM, whichever engine wrote the predictions.
+    compute = ExplainCompute(batch_size=job.config.batch_size)
+    settings = ExplainConfig.model_validate(known | {"engine": "hf", "compute": compute})
+    explainer = Explainer.from_workspace(job.workspace, settings, device=job.device)
     move = job.advance("likelihood", len(rows) * len(SIGNALS))
     return pairs, reference_likelihood(
         explainer, pairs, rows["explanation"].to_pylist(), SIGNALS, batch_size=8 * job.config.batch_size, progress=move
@@ -172,29 +199,27 @@ def _explanations(workspace: Workspace) -> pa.Table | None:
     return workspace.read_text_table("explanations")
 
 
-def _matcher(explanations: pa.Table | None) -> FeatureMatcher | None:
-    """Finds the features of the explanations table; None where it has none."""
-    if explanations is None:
-        return None
-    vocabulary = [f for f in pc.unique(explanations["feature"]).to_pylist() if f and f.strip()]
-    return FeatureMatcher(vocabulary) if vocabulary else None
-
-
-def _counts(predictions: pa.Table, joined: pa.Table, empty: int) -> dict[str, dict[str, int]]:
-    """By signal: predictions that succeeded, that failed, and that have no reference; empties over all signals."""
+def _counts(predictions: pa.Table, joined: pa.Table) -> dict[str, dict[str, int]]:
+    """By signal: predictions that succeeded, that failed, that are empty, and that have no reference."""
     counts = {}
     for signal in pc.unique(predictions["signal"]).to_pylist():
         ok = joined.filter(pc.equal(joined["signal"], signal))
         total = pc.sum(pc.equal(predictions["signal"], signal)).as_py()
-        counts[signal] = {"ok": len(ok), "failed": total - len(ok), "without_reference": ok["reference"].null_count}
-    counts.setdefault("true", {"ok": 0, "failed": 0, "without_reference": 0})["empty"] = empty
+        empty = pc.sum(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(ok["explanation"])), 0)).as_py() or 0
+        counts[signal] = {
+            "ok": len(ok),
+            "failed": total - len(ok),
+            "empty": empty,
+            "without_reference": ok["reference"].null_count,
+        }
     return counts
 
 
 def _inputs(workspace: Workspace) -> list[str]:
-    """The stages that the evaluation rests on; those that only some runs have are named by the ones they fed."""
-    own_backbone = "backbone" in workspace.manifest("tune")["fingerprint"]["inputs"]
-    return ["preprocess", "embed", "tune", "explain", *["backbone"] * own_backbone, *workspace.text_inputs()]
+    """The stages that the evaluation rests on: those that the predictions followed from, and the texts."""
+    earlier = workspace.manifest("explain")["fingerprint"]["inputs"]
+    stages = {name for name in earlier if workspace.is_finished(name)}
+    return sorted({"preprocess", "explain", *stages, *workspace.text_inputs()})
 
 
 def _headline(figures: dict[str, float]) -> str:
@@ -215,10 +240,6 @@ def _headline(figures: dict[str, float]) -> str:
 
 def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-
-
-def _hidden() -> bool:
-    return not sys.stderr.isatty()
 
 
 if __name__ == "__main__":

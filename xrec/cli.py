@@ -199,10 +199,98 @@ def explain(
         _explain_one(workspace, config, overrides, user, item)
 
 
+@app.command(
+    epilog="Examples: xrec evaluate -w runs/demo; xrec evaluate -w runs/yelp --predictions tst_pred.pkl "
+    "--references tst_ref.pkl --name published"
+)
+def evaluate(
+    workspace: WorkspaceOption = None,
+    predictions: Annotated[
+        str | None, typer.Option(help="Score explanations made elsewhere instead: parquet, CSV, JSON, text or pickle.")
+    ] = None,
+    references: Annotated[
+        str | None, typer.Option(help="Their references, where the file of predictions names no pairs.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="What these predictions are called in tables.")] = "published",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Score the explanations, check that the embeddings cause them, and probe what the embeddings know."""
+    if predictions is None:
+        if references is not None:
+            raise typer.BadParameter("--references belongs to --predictions; name that file, too")
+        _stage("evaluate", workspace, config, overrides, force, dry_run)
+    else:
+        _evaluate_file(workspace, config, overrides, force, dry_run, predictions, references, name)
+
+
+def _evaluate_file(
+    workspace: str | None,
+    config: str | None,
+    overrides: list[str] | None,
+    force: bool,
+    dry_run: bool,
+    predictions: str,
+    references: str | None,
+    name: str,
+) -> None:
+    from ray_jobs.import_predictions import run as import_predictions
+
+    from ray_jobs import evaluate as stage
+    from ray_jobs.job import open_workspace
+    from xrec.config_files import load_config, section_config
+
+    settings = load_config(config, overrides)
+    opened = open_workspace(workspace, settings)
+    if dry_run:
+        typer.echo(f"evaluate: would score {predictions} as {name!r} in {opened}/variants/{name}/0")
+        return
+    variant, summary = import_predictions(opened, predictions, name, references, force=force)
+    typer.echo(summary)
+    typer.echo(stage.run(variant, section_config("evaluate", settings), force=force))
+
+
+@app.command(epilog="Example: xrec baseline peter --workspace runs/demo --seed 1; then xrec compare")
+def baseline(
+    system: Annotated[
+        str, typer.Argument(help="att2seq, nrt, peter, peter_plus, pepler, item_profile or similar_user.")
+    ],
+    workspace: WorkspaceOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of its training.")] = 0,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train another system on the same data, and have it explain the same pairs."""
+    from ray_jobs import baseline as stage
+    from ray_jobs.job import open_workspace
+    from xrec.config_files import load_config, section_config
+
+    given = [*(overrides or []), f"baseline.name={json.dumps(system)}", f"baseline.seed={seed}"]
+    settings = load_config(config, given)
+    opened = open_workspace(workspace, settings)
+    if not dry_run:
+        opened = opened.variant(system, seed, ("baseline", "explain", "evaluate"))
+    typer.echo(stage.run(opened, section_config("baseline", settings), force=force, dry_run=dry_run))
+
+
 _plain_verb(
-    "evaluate",
-    "Score the explanations, check that the embeddings cause them, and probe what the embeddings know.",
-    "xrec evaluate --workspace runs/demo",
+    "compare",
+    "XRec beside baselines and floors, at several seeds: tables, significance, examples.",
+    "xrec compare --workspace runs/demo --set compare.seeds=[0,1,2]",
+)
+_plain_verb(
+    "ablate",
+    "XRec without its parts: profiles, injection, both.",
+    "xrec ablate --workspace runs/demo --set ablate.compute.parallel=2",
+)
+_plain_verb(
+    "sparsity",
+    "Explanations by how much is known of a user, zero-shot users among them.",
+    "xrec sparsity --workspace runs/demo --set sparsity.groups=5",
 )
 _plain_verb(
     "report",

@@ -30,6 +30,26 @@ def load_config(path: str | os.PathLike | None = None, overrides: list[str] | No
         raise ConfigError(_describe(error, str(path) if path else "config")) from error
 
 
+def with_overrides(run: RunConfig, overrides: dict[str, Any], source: str) -> RunConfig:
+    """The same settings but for some, given by `section.key`.
+
+    Args:
+        source: who gives them, for errors.
+
+    Raises:
+        ConfigError: a field is unknown or out of range.
+    """
+    values = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if run.backbone is not None and run.tune is not None and run.backbone.prompt == run.tune.prompt:
+        del values["backbone"]["prompt"]  # it follows the prompt of tuning, as it did in the file
+    for key, value in overrides.items():
+        _set_value(values, key, value, f"{source}: {key}")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, source)) from error
+
+
 def section_config(stage: str, run: RunConfig) -> Any:
     """The section of `stage` in `run`, or the stage's defaults where the file does not name it."""
     section = run.section(stage)
@@ -63,15 +83,20 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override!r} is not of the form section.key=value, such as tune.epochs=2")
-    *parents, leaf = key.strip().split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from error
+    _set_value(values, key.strip(), value, f"--set {override!r}")
+
+
+def _set_value(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    *parents, leaf = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: {text!r} is not a YAML value; quote it") from error
+            raise ConfigError(f"{source}: {parent!r} is a value, not a section")
+    values[leaf] = value
 
 
 def _describe(error: ValidationError, source: str) -> str:

@@ -14,8 +14,8 @@ def write(tmp_path, text):
 
 
 def test_every_stage_has_a_section_and_only_those_that_read_files_need_a_value():
-    # The server is no stage: it goes on until it is stopped.
-    assert set(SECTIONS) == {*STAGES, "serve"}
+    # The server is no stage: it goes on until it is stopped. A baseline is a system, which studies run.
+    assert set(SECTIONS) == {*STAGES, "baseline", "serve"}
     assert set(SECTIONS) == {f.alias or n for n, f in RunConfig.model_fields.items()} - {"workspace"}
     for stage in set(STAGES) - {"import", "ingest"}:
         assert section_config(stage, RunConfig()) == SECTIONS[stage]()

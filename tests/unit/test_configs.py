@@ -38,6 +38,11 @@ def test_the_paper_settings_are_the_papers():
     assert (config.tune.adapter.experts, config.tune.adapter.dropout) == (8, 0.2)
     assert config.tune.backbone == "meta-llama/Llama-2-7b-chat-hf"
     assert config.explain.max_words == 50
+    assert config.evaluate is not None
+    assert {"gpt_score", "bert_score", "bart_score", "bleurt"} <= set(config.evaluate.metrics)
+    assert (config.evaluate.bert_score.model, config.evaluate.bert_score.rescale) == ("roberta-large", True)
+    assert config.evaluate.bart_score.model == "facebook/bart-large-cnn"
+    assert config.evaluate.bleurt.model == "Elron/bleurt-tiny-128"
 
 
 @pytest.mark.parametrize("name", ["yelp_raw", "amazon_raw", "google_raw"])

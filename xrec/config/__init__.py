@@ -5,9 +5,19 @@
 """
 
 from xrec.config.base import ConfigError, Section
+from xrec.config.baseline import BaselineCompute, BaselineConfig
 from xrec.config.data import ImportConfig, PreprocessConfig, SampleConfig
 from xrec.config.embed import EmbedCompute, EmbedConfig
-from xrec.config.evaluation import EvaluateCompute, EvaluateConfig, ReportConfig
+from xrec.config.evaluation import (
+    BartScoreConfig,
+    BertScoreConfig,
+    BleurtConfig,
+    EvaluateCompute,
+    EvaluateConfig,
+    FactualityConfig,
+    JudgeConfig,
+    ReportConfig,
+)
 from xrec.config.explainer import (
     AdapterConfig,
     BackboneConfig,
@@ -21,13 +31,21 @@ from xrec.config.ingest import IngestCompute, IngestConfig
 from xrec.config.profile import TEXT_KINDS, Price, ProfileCompute, ProfileConfig, TextKind, WritingPrompts
 from xrec.config.run import SECTIONS, STAGES, RunConfig
 from xrec.config.serve import ServeConfig, ServeLimits, ServeReplicas
+from xrec.config.study import AblateConfig, CompareConfig, SparsityConfig, StudyConfig
 
 __all__ = [
     "SECTIONS",
     "STAGES",
     "TEXT_KINDS",
+    "AblateConfig",
     "AdapterConfig",
     "BackboneConfig",
+    "BartScoreConfig",
+    "BaselineCompute",
+    "BaselineConfig",
+    "BertScoreConfig",
+    "BleurtConfig",
+    "CompareConfig",
     "ConfigError",
     "EmbedCompute",
     "EmbedConfig",
@@ -35,9 +53,11 @@ __all__ = [
     "EvaluateConfig",
     "ExplainCompute",
     "ExplainConfig",
+    "FactualityConfig",
     "ImportConfig",
     "IngestCompute",
     "IngestConfig",
+    "JudgeConfig",
     "PreprocessConfig",
     "Price",
     "ProfileCompute",
@@ -50,6 +70,8 @@ __all__ = [
     "ServeConfig",
     "ServeLimits",
     "ServeReplicas",
+    "SparsityConfig",
+    "StudyConfig",
     "TextKind",
     "TuneCompute",
     "TuneConfig",

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, model_validator
 
 from xrec.config.base import Section
+from xrec.config.baseline import BaselineConfig
 from xrec.config.data import ImportConfig, PreprocessConfig, SampleConfig
 from xrec.config.embed import EmbedConfig
 from xrec.config.evaluation import EvaluateConfig, ReportConfig
@@ -12,6 +13,7 @@ from xrec.config.explainer import BackboneConfig, ExplainConfig, TuneConfig
 from xrec.config.ingest import IngestConfig
 from xrec.config.profile import ProfileConfig
 from xrec.config.serve import ServeConfig
+from xrec.config.study import AblateConfig, CompareConfig, SparsityConfig
 
 STAGES = (
     "sample",
@@ -24,6 +26,9 @@ STAGES = (
     "tune",
     "explain",
     "evaluate",
+    "compare",
+    "ablate",
+    "sparsity",
     "report",
 )
 
@@ -44,7 +49,13 @@ class RunConfig(Section):
     tune: TuneConfig | None = None
     explain: ExplainConfig | None = None
     evaluate: EvaluateConfig | None = None
+    compare: CompareConfig | None = None
+    ablate: AblateConfig | None = None
+    sparsity: SparsityConfig | None = None
     report: ReportConfig | None = None
+    baseline: BaselineConfig | None = Field(
+        default=None, description="not a stage of a run: `xrec baseline` and studies read it"
+    )
     serve: ServeConfig | None = Field(default=None, description="not a stage: `xrec serve` reads it")
 
     @model_validator(mode="before")
@@ -84,6 +95,10 @@ SECTIONS: dict[str, type[Section]] = {
     "tune": TuneConfig,
     "explain": ExplainConfig,
     "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "ablate": AblateConfig,
+    "sparsity": SparsityConfig,
     "report": ReportConfig,
+    "baseline": BaselineConfig,
     "serve": ServeConfig,
 }

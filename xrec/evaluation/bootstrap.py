@@ -20,12 +20,15 @@ class Interval:
         low: lower end.
         high: upper end.
         rows: examples that it rests on.
+        p: two-sided p-value of the figure being 0: twice the share of resamples on the other side of 0 or at it, at
+            most 1. What it can tell apart is bounded by the number of resamples.
     """
 
     value: float
     low: float
     high: float
     rows: int
+    p: float
 
 
 def ratio_intervals(
@@ -62,15 +65,24 @@ def ratio_intervals(
         # A figure that few examples have may be absent from a resample; that resample then says nothing about it.
         ratios.append(np.divide(counts @ numerators, below, out=np.full_like(below, np.nan), where=below > 0))
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(np.concatenate(ratios), [tail, 1 - tail], axis=0)
+    drawn = np.concatenate(ratios)
+    low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
     values, rows = numerators.sum(0) / totals, (denominators > 0).sum(0)
-    return [Interval(*map(float, ends), rows=int(r)) for *ends, r in zip(values, low, high, rows, strict=True)]
+    found = zip(values, low, high, rows, _p_values(drawn), strict=True)
+    return [Interval(float(v), float(a), float(b), int(r), float(p)) for v, a, b, r, p in found]
 
 
 def mean_intervals(scores: np.ndarray, resamples: int = 2000, seed: int = 0, confidence: float = 0.95):
     """Intervals of the K means of `scores` `[n, K]`, NaN where an example lacks a score. See `ratio_intervals`."""
     present = ~np.isnan(scores)
     return ratio_intervals(np.where(present, scores, 0.0), present, resamples, seed, confidence)
+
+
+def _p_values(drawn: np.ndarray) -> np.ndarray:
+    """`[K]` from the resampled figures `[resamples, K]`; the observed data count as one resample more."""
+    known = (~np.isnan(drawn)).sum(0) + 1
+    below, above = ((drawn <= 0).sum(0) + 1) / known, ((drawn >= 0).sum(0) + 1) / known
+    return np.minimum(1.0, 2 * np.minimum(below, above))
 
 
 def _checked(numerators: np.ndarray, denominators: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -26,10 +27,19 @@ _COLOURS = {
     "#100001": "--series-1",
     "#100002": "--series-2",
     "#100003": "--series-3",
+    "#100004": "--series-4",
+    "#100005": "--series-5",
+    "#100006": "--series-6",
+    "#100007": "--series-7",
+    "#100008": "--series-8",
 }
 _INK, _MUTED, _LINE, *_SERIES = _COLOURS
+SERIES = len(_SERIES)
+# A second sign beside the colour, for those who cannot tell two of the colours apart.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of systems and words of texts may hold dollar signs
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": _INK,
@@ -46,6 +56,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
 }
+_LONGEST, _LONGEST_CATEGORY = 28, 14  # characters that a name may have in a chart of this width
 _WIDTH = 4.7  # inches, about the width of a phone at the page's text size
 
 
@@ -60,7 +71,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One row of an interval chart: a name, a value and the ends of its interval; `series` picks the colour (0-2)."""
+    """One row of an interval chart: a name, a value and the ends of its interval; `series` picks the colour (0-7)."""
 
     label: str
     value: float
@@ -69,11 +80,21 @@ class Estimate:
     series: int = 0
 
 
+@dataclass(frozen=True)
+class Points:
+    """One system over categories: its name, a value a category, and the ends of each value's interval; NaN for none."""
+
+    label: str
+    values: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
+
+
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, alternative: str) -> str:
     """Curves over a common x axis.
 
     Args:
-        lines: up to three curves, each with at least one point.
+        lines: up to eight curves, each with at least one point.
         x_label: what x counts.
         y_label: what y measures, with its unit.
         alternative: the text alternative of the chart.
@@ -118,7 +139,7 @@ def interval_chart(
             colour = _SERIES[estimate.series]
             axes.plot([estimate.low, estimate.high], [row, row], color=colour, solid_capstyle="round", linewidth=2.4)
             axes.plot([estimate.value], [row], marker="o", color=colour, markersize=6)
-        axes.set_yticks(list(rows), [e.label for e in estimates])
+        axes.set_yticks(list(rows), [_fitting(e.label) for e in estimates])
         for label in axes.get_yticklabels():
             label.set_color(_INK)
         axes.tick_params(axis="y", length=0)
@@ -130,6 +151,42 @@ def interval_chart(
         if limits is not None:
             axes.set_xlim(limits)
     return result[0]
+
+
+def category_chart(
+    categories: Sequence[str], points: Sequence[Points], x_label: str, y_label: str, alternative: str
+) -> str:
+    """Values with intervals over categories in order, one line a system; neighbours stand side by side.
+
+    Args:
+        categories: from left to right.
+        points: up to eight systems, with a value (or NaN) for each category.
+        x_label: what the categories are.
+        y_label: what is measured, with its unit.
+        alternative: the text alternative of the chart.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with _figure(2.9 + 0.2 * -(-len(points) // 2), alternative) as (axes, result):
+        places = np.arange(len(categories))
+        step = 0.6 / max(1, len(points))
+        for number, one in enumerate(points):
+            colour, x = _SERIES[number], places + (number - (len(points) - 1) / 2) * step
+            axes.vlines(x, one.lows, one.highs, color=colour, linewidth=1.6)
+            style = {"marker": _MARKERS[number], "markersize": 5, "linewidth": 0.9}
+            axes.plot(x, one.values, color=colour, label=_fitting(one.label), **style)
+        axes.set(xlabel=x_label, ylabel=y_label, xlim=(-0.5, len(categories) - 0.5))
+        axes.set_xticks(places, [_fitting(category, _LONGEST_CATEGORY) for category in categories])
+        axes.tick_params(axis="x", length=0, labelsize=8)
+        axes.grid(axis="x", visible=False)
+        if len(points) > 1:
+            axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    return result[0]
+
+
+def _fitting(label: str, longest: int = _LONGEST) -> str:
+    return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def _draw_references(axes: Axes, references: Sequence[tuple[str, float]]) -> None:

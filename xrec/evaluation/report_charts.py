@@ -5,8 +5,13 @@ from dataclasses import dataclass
 
 from xrec.evaluation.plots import Estimate, Line, interval_chart, line_chart
 
-SIGNAL_LABELS = {"true": "own embeddings", "shuffled": "shuffled", "off": "no signal"}
-_SIGNAL_SERIES = {"true": 0, "shuffled": 1, "off": 2}
+SIGNAL_LABELS = {
+    "true": "own embeddings",
+    "shuffled": "shuffled",
+    "other_user": "another user's",
+    "off": "no signal",
+}
+_SIGNAL_SERIES = {"true": 0, "shuffled": 1, "other_user": 3, "off": 2}
 _PROBES_SHOWN = 30
 _HOW_TO_READ = "The dot is the mean over pairs, the bar its 95 % bootstrap interval."
 

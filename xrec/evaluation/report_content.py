@@ -17,10 +17,24 @@ import yaml
 
 from xrec.evaluation.metrics import METRICS, Metric
 from xrec.evaluation.scoring import join_references
-from xrec.workspace import METRICS as FIGURES
+from xrec.tables import SIGNALS
 from xrec.workspace import Workspace
 
-STAGE_ORDER = ("data", "preprocess", "profile", "embed", "backbone", "tune", "explain", "evaluate")
+# Decimals of metrics that do not lie between 0 and 1.
+_DECIMALS = {"words": 1, "gpt_score": 2, "bleu": 2, "bleu_1": 2, "bleu_4": 2}
+STUDIES = ("compare", "ablate", "sparsity")
+STAGE_ORDER = (
+    "data",
+    "preprocess",
+    "profile",
+    "embed",
+    "baseline",
+    "backbone",
+    "tune",
+    "explain",
+    "evaluate",
+    *STUDIES,
+)
 
 
 @dataclass(frozen=True)
@@ -41,39 +55,6 @@ def finished_stages(workspace: Workspace) -> list[str]:
     return [stage for stage in STAGE_ORDER if workspace.is_finished(stage)]
 
 
-def figures(workspace: Workspace, stage: str) -> dict[str, float]:
-    """The flat figures of a stage; empty where it has not run or reported none."""
-    return workspace.read_json(stage, FIGURES) if workspace.exists(stage, FIGURES) else {}
-
-
-def headline(workspace: Workspace, summary: dict | None) -> dict[str, Any]:
-    """The data, the split and the few figures that a reader looks for first."""
-    data, known = _settings(workspace, "data"), figures(workspace, "preprocess")
-    written = figures(workspace, "profile")
-    if "explanations/rows" in written:
-        known |= {"explanations": written["explanations/rows"]}
-        known |= {name: value for name, value in written.items() if name.startswith("leak/")}
-    return {
-        "dataset": _dataset(data),
-        "workspace": workspace.uri.rpartition("/")[2],
-        "date": time.strftime("%d %B %Y"),
-        "counts": [
-            (label, f"{int(known[key]):,}")
-            for label, key in (
-                ("users", "users"),
-                ("items", "items"),
-                ("interactions", "interactions"),
-                ("explained pairs", "explanations"),
-            )
-            if key in known
-        ],
-        "split": _split_sentence(_settings(workspace, "preprocess"), known),
-        "leak": _leak_sentence(known),
-        "texts": _texts_sentence(_settings(workspace, "profile"), written),
-        "results": _results(summary, figures(workspace, "embed")),
-    }
-
-
 def metric_rows(summary: dict) -> list[dict[str, Any]]:
     """Every metric with the pair's own embeddings."""
     rows = []
@@ -84,6 +65,7 @@ def metric_rows(summary: dict) -> list[dict[str, Any]]:
                 {
                     "label": metric.label,
                     "value": shown(metric, found["value"]),
+                    "spread": shown(metric, found["std"]) if "std" in found else "",
                     "interval": _interval(metric, found),
                     "better": metric.better,
                     "meaning": metric.meaning,
@@ -94,7 +76,7 @@ def metric_rows(summary: dict) -> list[dict[str, Any]]:
 
 def causal_rows(summary: dict) -> list[dict[str, Any]]:
     """Every metric under every signal, with the paired gain over the shuffled control; empty without a control."""
-    controls = [s for s in ("shuffled", "off") if s in summary["counts"]]
+    controls = controls_of(summary)
     if not controls:
         return []
     rows = []
@@ -106,6 +88,11 @@ def causal_rows(summary: dict) -> list[dict[str, Any]]:
         gains = [_gain(metric, found["difference"].get(s)) for s in controls]
         rows.append({"label": metric.label, "better": metric.better, "cells": cells, "gains": gains})
     return rows
+
+
+def controls_of(summary: dict) -> list[str]:
+    """The signals beside the pair's own that were predicted under."""
+    return [s for s in SIGNALS if s != "true" and s in summary["counts"]]
 
 
 def examples(workspace: Workspace, count: int) -> list[Example]:
@@ -162,7 +149,12 @@ def shown(metric: Metric, value: float) -> str:
     """A value as the report writes it."""
     if metric.percent:
         return f"{100 * value:.1f} %"
-    return f"{value:.1f}" if metric.key == "words" else f"{value:.4f}"
+    return f"{value:.{_DECIMALS.get(metric.key, 4)}f}"
+
+
+def signed(metric: Metric, value: float) -> str:
+    """A difference as the report writes it; of percentages, in points."""
+    return f"{100 * value:+.1f}" if metric.percent else f"{value:+.{_DECIMALS.get(metric.key, 4)}f}"
 
 
 _ENDS = ("value", "low", "high")
@@ -171,10 +163,10 @@ _ENDS = ("value", "low", "high")
 def _gain(metric: Metric, difference: dict | None) -> dict[str, Any] | None:
     if difference is None:
         return None
-    signed = [f"{100 * v:+.1f}" if metric.percent else f"{v:+.4f}" for v in (difference[k] for k in _ENDS)]
+    ends = [signed(metric, difference[k]) for k in _ENDS]
     certain = difference["low"] > 0 or difference["high"] < 0
     kind = "" if not certain or metric.better == "none" else ("gain" if difference["value"] > 0 else "loss")
-    return {"value": signed[0] + (" points" if metric.percent else ""), "interval": f"{signed[1]} to {signed[2]}"} | {
+    return {"value": ends[0] + (" points" if metric.percent else ""), "interval": f"{ends[1]} to {ends[2]}"} | {
         "kind": kind
     }
 
@@ -183,89 +175,12 @@ def _interval(metric: Metric, found: dict) -> str:
     return f"{shown(metric, found['low'])} to {shown(metric, found['high'])}" if "low" in found else ""
 
 
-def _results(summary: dict | None, embed: dict[str, float]) -> list[dict[str, str]]:
-    """Figure, name and note of the tiles at the top."""
-    tiles = []
-    metrics = summary["metrics"] if summary else {}
-    if summary and summary.get("feature") and "true" in metrics.get("feature/accuracy", {}):
-        value, chance = metrics["feature/accuracy"]["true"]["value"], summary["feature"]["chance"]
-        tiles.append((f"{100 * value:.1f} %", "feature accuracy", f"chance {100 * chance:.1f} %"))
-    if "true" in metrics.get("bert_score_f1", {}):
-        tiles.append((f"{metrics['bert_score_f1']['true']['value']:.3f}", "BERTScore F1", summary_model(summary)))
-    if "true" in metrics.get("usr", {}):
-        tiles.append((f"{metrics['usr']['true']['value']:.3f}", "unique sentence ratio", ""))
-    if summary and summary.get("likelihood") and "shuffled" in summary["likelihood"]["difference"]:
-        found = summary["likelihood"]["difference"]["shuffled"]
-        note = f"nats a token, {found['low']:+.4f} to {found['high']:+.4f}"
-        tiles.append((f"{found['value']:+.4f}", "cost of shuffling", note))
-    recall = "test/recall@20" if "test/recall@20" in embed else "val/recall@20"
-    if recall in embed:
-        tiles.append((f"{embed[recall]:.4f}", "Recall@20", "LightGCN, " + recall.split("/")[0]))
-    return [{"value": value, "label": label, "note": note} for value, label, note in tiles]
-
-
-def summary_model(summary: dict | None) -> str:
-    """The scoring model of BERTScore, in words."""
-    found = (summary or {}).get("bert_score")
-    return f"{found['model']}, layer {found['layers']}" if found else ""
-
-
-def _dataset(data: dict) -> str:
-    kinds = {"sample": f"synthetic sample world, seed {data.get('seed', 0)}", "import": "published XRec data"}
-    return kinds.get(data.get("source", ""), "data")
-
-
-def _split_sentence(config: dict, known: dict[str, float]) -> str:
-    if not config:
-        return ""
-    kind = (
-        "the source's own split" if config.get("split") == "published" else f"random split, seed {config.get('seed')}"
-    )
-    parts = [
-        f"{int(known[f'interactions/{s}']):,} {name}"
-        for s, name in (("train", "training"), ("val", "validation"), ("test", "test"))
-        if f"interactions/{s}" in known
-    ]
-    return f"Split: {kind}" + (f" ({', '.join(parts)} interactions)." if parts else ".")
-
-
-def _leak_sentence(known: dict[str, float]) -> str:
-    leaked = known.get("leak/explained_test_pairs_in_train_graph")
-    if leaked is None:
-        return ""
-    total = known.get("explanations/test")
-    if not leaked:
-        return "Leak check: no explained test pair is an edge of the training graph."
-    of = f" of {int(total):,}" if total else ""
-    return (
-        f"Leak: {int(leaked):,}{of} explained test pairs are edges of the training graph, so the figures on the test "
-        "split flatter the model."
-    )
-
-
-def _texts_sentence(settings: dict, written: dict[str, float]) -> str:
-    """Who wrote the profiles and the ground truth, where this workspace's own stage did."""
-    if not written:
-        return ""
-    rows = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/rows"))
-    failed = sum(value for name, value in written.items() if name.count("/") == 1 and name.endswith("/failed"))
-    how = "made of the reviews' key phrases, without a language model"
-    if "writer" not in settings:
-        how = f"written by {settings['model']} from the reviews"
-    of = f"; {int(failed):,} of {int(rows):,} failed" if failed else ""
-    return f"Profiles and ground-truth explanations were {how}{of}."
-
-
-def _settings(workspace: Workspace, stage: str) -> dict:
-    return workspace.manifest(stage)["fingerprint"]["config"] if workspace.is_finished(stage) else {}
-
-
 def _predictions(joined: pa.Table, user: int, item: int) -> list[dict[str, Any]]:
     pair = pc.and_(pc.equal(joined["user"], user), pc.equal(joined["item"], item))
     rows = {row["signal"]: row for row in joined.filter(pair).to_pylist()}
     return [
         {"signal": s, "text": rows[s]["explanation"], "finish_reason": rows[s]["finish_reason"]}
-        for s in ("true", "shuffled", "off")
+        for s in SIGNALS
         if s in rows
     ]
 

@@ -3,7 +3,8 @@
 The metrics themselves are in the files named after them; what the columns add up to is `summary.py`'s business.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 
 # pyright: reportAttributeAccessIssue=false
 # (pyarrow.compute makes its functions at import, where pyright cannot see them)
@@ -11,15 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from xrec.evaluation.bert_score import BertScorer
+from xrec.evaluation.bleu import corpus_bleu
 from xrec.evaluation.distinct import distinct_n
 from xrec.evaluation.feature_matching import FeatureMatcher
-from xrec.evaluation.length import cut_off, over_limit, word_counts
 from xrec.evaluation.likelihood import Likelihood
-from xrec.evaluation.unique_sentences import unique_sentence_ratio
+from xrec.evaluation.scorers import Scorer
+from xrec.evaluation.unique_sentences import grouped_unique_sentence_ratio, unique_sentence_ratio
 
 KEY = ["user", "item", "signal"]
-_ROWS_AT_ONCE = 4096
+_ROWS_AT_ONCE = 1024
 
 
 def join_references(predictions: pa.Table, explanations: pa.Table | None) -> pa.Table:
@@ -44,55 +45,59 @@ def join_references(predictions: pa.Table, explanations: pa.Table | None) -> pa.
     return rows.join(truth, ["user", "item"], join_type="left outer").sort_by(_ascending(KEY)).combine_chunks()
 
 
-def score_predictions(
-    joined: pa.Table, scorer: BertScorer | None = None, matcher: FeatureMatcher | None = None, progress=None
-) -> tuple[pa.Table, int]:
-    """Every per-example metric of every joined prediction, a batch of rows at a time.
+def score_rows(
+    joined: pa.Table, scorers: Mapping[str, Scorer], progress: Callable[[int], None] | None = None
+) -> tuple[pa.Table, dict[str, float]]:
+    """Every per-example metric of joined predictions.
 
     Args:
-        joined: what `join_references` returned.
-        scorer: for BERTScore; None leaves it out.
-        matcher: for feature matching; None leaves it out.
+        joined: what `join_references` returned, or some of its rows.
+        scorers: family -> scorer (`scorer_choice.open_scorers`).
         progress: called with the number of rows done after each batch.
 
     Returns:
-        The `scores` table (a metric that a row lacks is null), and the number of rows with a reference whose
-        prediction or reference is empty, which have BERTScore 0.
+        The `scores` table (a metric that a row lacks is null), and the seconds that each family took.
     """
-    tables, empty = [joined.select(KEY).slice(0, 0)], 0
+    tables, seconds = [joined.select(KEY).slice(0, 0)], dict.fromkeys(scorers, 0.0)
     for batch in _slices(joined):
-        texts, references = batch["explanation"].to_pylist(), batch["reference"].to_pylist()
-        columns = {
-            "words": word_counts(texts).astype(np.float64),
-            "over_50_words": over_limit(texts),
-            "cut_off": cut_off(batch["finish_reason"].to_pylist()),
-        }
-        if matcher is not None:
-            features = batch["feature"].to_pylist()
-            columns["feature_accuracy"], columns["feature_matched"] = matcher.score(texts, features)
-        if scorer is not None:
-            scored, empties = _bert_score(scorer, texts, references)
-            columns.update(scored)
-            empty += empties
+        rows = {name: batch[name].to_pylist() for name in batch.column_names}
         scores = batch.select(KEY)
-        for name, values in columns.items():
-            scores = scores.append_column(name, pa.array(values, pa.float64(), from_pandas=True))
+        for family, scorer in scorers.items():
+            started = time.perf_counter()
+            for name, values in scorer.score(rows).items():
+                scores = scores.append_column(name, pa.array(values, pa.float64(), from_pandas=True))
+            seconds[family] += time.perf_counter() - started
         tables.append(scores)
         if progress is not None:
             progress(len(batch))
-    return pa.concat_tables(tables, promote_options="default"), empty
+    return pa.concat_tables(tables, promote_options="default"), seconds
 
 
-def corpus_metrics(joined: pa.Table) -> dict[str, dict[str, float]]:
-    """Metrics of a whole set of texts, by signal: unique sentence ratio, Distinct-1, Distinct-2."""
+def corpus_metrics(joined: pa.Table, matcher: FeatureMatcher | None = None) -> dict[str, dict[str, float]]:
+    """Metrics of a whole set of texts, by signal: diversity, corpus BLEU, and the spread of features.
+
+    Args:
+        joined: what `join_references` returned.
+        matcher: for the features; None leaves them out.
+    """
     found = {}
     for signal in pc.unique(joined["signal"]).to_pylist():
-        texts = joined.filter(pc.equal(joined["signal"], signal))["explanation"].to_pylist()
+        rows = joined.filter(pc.equal(joined["signal"], signal))
+        texts = rows["explanation"].to_pylist()
         found[signal] = {
             "usr": unique_sentence_ratio(texts),
+            "usr_user": grouped_unique_sentence_ratio(texts, rows["user"].to_pylist()),
+            "usr_item": grouped_unique_sentence_ratio(texts, rows["item"].to_pylist()),
             "distinct_1": distinct_n(texts, 1),
             "distinct_2": distinct_n(texts, 2),
         }
+        referenced = rows.filter(pc.is_valid(rows["reference"]))
+        if len(referenced):
+            texts, references = referenced["explanation"].to_pylist(), referenced["reference"].to_pylist()
+            found[signal]["bleu"] = corpus_bleu(texts, references)
+        if matcher is not None and len(rows) > 1:
+            spread = matcher.spread(rows["explanation"].to_pylist())
+            found[signal] |= {"feature/coverage": spread.coverage, "feature/overlap": spread.overlap}
     return found
 
 
@@ -112,15 +117,6 @@ def add_likelihood(scores: pa.Table, pairs: list[tuple[int, int]], likelihood: L
         for signal, nll in likelihood.nll.items()
     ]
     return scores.join(pa.concat_tables(parts), KEY, join_type="full outer").sort_by(_ascending(KEY)).combine_chunks()
-
-
-def _bert_score(scorer: BertScorer, texts: list[str], references: list[str | None]) -> tuple[dict, int]:
-    columns = {f"bert_score_{part}": np.full(len(texts), np.nan) for part in ("precision", "recall", "f1")}
-    rows = [row for row, reference in enumerate(references) if reference is not None]
-    found = scorer.score([texts[r] for r in rows], [references[r] or "" for r in rows])
-    for part in ("precision", "recall", "f1"):
-        columns[f"bert_score_{part}"][rows] = getattr(found, part)
-    return columns, found.empty
 
 
 def _slices(table: pa.Table) -> Iterator[pa.Table]:

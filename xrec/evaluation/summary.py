@@ -27,8 +27,8 @@ def metric_summary(scores: pa.Table, corpus: dict[str, dict[str, float]], resamp
         seed: of the bootstrap.
 
     Returns:
-        metric key -> {signal -> {value, low, high, rows}, "difference": {other signal -> the same}}. Metrics of the
-        whole set have a value only.
+        metric key -> {signal -> {value, low, high, rows, std}, "difference": {other signal -> {value, low, high, rows,
+        p}}}. Metrics of the whole set have a value and rows only.
     """
     columns = [m for m in METRICS if m.column in scores.column_names]
     summary: dict = {m.key: {"difference": {}} for m in METRICS if m in columns or m.column is None}
@@ -39,6 +39,11 @@ def metric_summary(scores: pa.Table, corpus: dict[str, dict[str, float]], resamp
         values = _columns(table, [m.column for m in columns if m.column])
         for metric, interval in _intervals(columns, values, resamples, seed):
             summary[metric.key][signal] = interval
+        for metric in (m for m in columns if "low" in summary[m.key].get(signal, {})):
+            # Over examples, as the paper's Table 1 has it.
+            own = summary[metric.key][signal]
+            own["std"] = float(np.nanstd(_columns(table, [metric.column])))
+            del own["p"]  # of a mean being 0, which nobody asks
     for signal in (s for s in tables if s != "true" and "true" in tables):
         rows, own_rows = _shared_rows(tables[signal], tables["true"])
         names = [m.column for m in columns if m.column]

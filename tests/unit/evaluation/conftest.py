@@ -10,7 +10,8 @@ from xrec import tables
 from xrec.config import PreprocessConfig, SampleConfig
 from xrec.embeddings import Embeddings
 from xrec.evaluation import scoring, summary
-from xrec.evaluation.feature_matching import FeatureMatcher
+from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer
+from xrec.evaluation.length import LengthScorer
 from xrec.evaluation.likelihood import Likelihood
 from xrec.evaluation.probe import WordProbe
 from xrec.metric_logging import MetricLogger
@@ -68,7 +69,7 @@ def summary_of(workspace: Workspace) -> dict:
     predictions = workspace.read_table("explain", "predictions")
     joined = scoring.join_references(predictions, explanations)
     matcher = FeatureMatcher(set(explanations["feature"].to_pylist()))
-    scores, empty = scoring.score_predictions(joined, None, matcher)
+    scores, _ = scoring.score_rows(joined, {"length": LengthScorer(), "feature": FeatureScorer(matcher.vocabulary)})
     generator = np.random.default_rng(1)
     tokens = generator.integers(8, 30, 48)
     own = generator.normal(2.0, 0.3, 48) * tokens
@@ -77,12 +78,14 @@ def summary_of(workspace: Workspace) -> dict:
     return {
         "split": "test",
         "counts": {
-            "true": {"ok": 48, "failed": 0, "without_reference": 0, "empty": empty},
-            "shuffled": {"ok": 47, "failed": 1, "without_reference": 0},
+            "true": {"ok": 48, "failed": 0, "without_reference": 0, "empty": 0},
+            "shuffled": {"ok": 47, "failed": 1, "without_reference": 0, "empty": 1},
         },
         "resamples": 200,
-        "bert_score": None,
-        "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined), 200, 0),
+        "scorers": {},
+        "counterfactual": None,
+        "leakage": None,
+        "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined, matcher), 200, 0),
         "feature": summary.feature_summary(joined, matcher.vocabulary),
         "likelihood": summary.likelihood_summary(likelihood, 200, 0),
         "probe": {"item": [WordProbe(**p).__dict__ for p in probe], "user": []},

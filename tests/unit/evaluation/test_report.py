@@ -2,13 +2,16 @@
 
 import html
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 
 from ray_jobs import preprocess, report, sample
+from tests.unit.evaluation.comparison_example import comparison
+from tests.unit.evaluation.trust_example import trust
 from xrec.config import PreprocessConfig, ReportConfig, SampleConfig
-from xrec.evaluation import report_content
+from xrec.evaluation import report_content, report_headline
 from xrec.evaluation.report import render_report
 from xrec.tables import from_rows
 from xrec.workspace import Workspace, WorkspaceError
@@ -80,6 +83,34 @@ def test_has_every_section_with_its_figures(page, evaluated):
     assert page.tags.count("svg") >= 9
 
 
+def test_studies_and_what_speaks_for_the_figures_have_sections(tmp_path, evaluated):
+    shutil.copytree(evaluated.path(), tmp_path / "copy")
+    workspace = Workspace(tmp_path / "copy")
+    workspace.write_json(workspace.read_json("evaluate", "summary.json") | trust(), "evaluate", "summary.json")
+    for name, groups in (("compare", False), ("sparsity", True)):
+        stage = workspace.stage(name, {})
+        stage.write_json("comparison.json", comparison(groups))
+        stage.finish({})
+    page = Page(render_report(workspace, ReportConfig()))
+    assert {"compare", "sparsity", "leaks", "causal"} <= set(page.ids) and "ablate" not in page.ids
+    assert {link[1:] for link in page.links} <= set(page.ids) and len(page.ids) == len(set(page.ids))
+    text = " ".join(" ".join(page.text).split())
+    assert text.count("XRec leads on Feature accuracy with 88.0 %") == 2
+    assert "Where XRec does not lead: BLEURT: behind published_a&b" in text
+    for words in ("judge-a and judge-b; 94 requests", "How far the texts change", "12 of 48", "± 30."):
+        assert words in text
+
+
+def test_another_users_signal_is_a_control(evaluated):
+    found = evaluated.read_json("evaluate", "summary.json")
+    found["counts"] |= {"off": found["counts"]["shuffled"], "other_user": found["counts"]["shuffled"]}
+    for figures in found["metrics"].values():
+        figures["other_user"] = figures["shuffled"]
+    assert report_content.controls_of(found) == ["shuffled", "other_user", "off"]
+    row = report_content.causal_rows(found)[0]
+    assert row["cells"][1] == row["cells"][2] != "" and row["cells"][3] == "" and row["gains"][1] is None
+
+
 def test_shows_the_settings_and_versions(page):
     text = " ".join(page.text)
     assert "interactions_per_user: 8" in text
@@ -138,7 +169,7 @@ def test_absent_stages_are_named_with_their_command(tmp_path):
 
 
 def test_the_writer_of_the_texts_is_named():
-    sentence = report_content._texts_sentence
+    sentence = report_headline._texts_sentence
     written = {"item_profiles/rows": 40.0, "explanations/rows": 160.0, "explanations/failed": 0.0}
     assert "without a language model" in sentence({"writer": "extractive-yake-1"}, written)
     written |= {"explanations/failed": 3.0, "explanations/failed/refused": 3.0}
@@ -147,7 +178,7 @@ def test_the_writer_of_the_texts_is_named():
 
 
 def test_a_leaking_split_is_called_out():
-    sentence = report_content._leak_sentence
+    sentence = report_headline._leak_sentence
     leaky = {"leak/explained_test_pairs_in_train_graph": 81, "explanations/test": 100}
     assert sentence(leaky).startswith("Leak: 81 of 100 explained test pairs")
     assert sentence({"leak/explained_test_pairs_in_train_graph": 0}).startswith("Leak check: no explained")

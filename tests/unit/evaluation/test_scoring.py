@@ -6,8 +6,9 @@ import pytest
 
 from xrec import tables
 from xrec.evaluation import scoring
-from xrec.evaluation.bert_score import BertScorer
-from xrec.evaluation.feature_matching import FeatureMatcher
+from xrec.evaluation.bert_score import BertScorer, BertScoreScorer
+from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer
+from xrec.evaluation.length import LengthScorer
 from xrec.evaluation.likelihood import Likelihood
 
 _PROVENANCE = {"model": "m", "prompt_hash": "p", "tokens_in": 0, "tokens_out": 0}
@@ -80,13 +81,15 @@ def test_join_without_explanations(joined):
 
 
 def test_scores_equal_the_metrics_by_hand(joined, monkeypatch):
-    scorer = BertScorer()
-    expected = scorer.score(["live jazz", "cold beer"], ["They like cold beer."] * 2).f1
+    expected = BertScorer().score(["live jazz", "cold beer"], ["They like cold beer."] * 2).f1
+    features = FeatureScorer(["live jazz", "cold beer"])
+    scorers = {"length": LengthScorer(), "bert_score": BertScoreScorer(), "feature": features}
     monkeypatch.setattr("xrec.evaluation.scoring._ROWS_AT_ONCE", 3)
     done = []
-    scores, empty = scoring.score_predictions(joined, scorer, FeatureMatcher(["live jazz", "cold beer"]), done.append)
+    scores, seconds = scoring.score_rows(joined, scorers, done.append)
     assert done == [3, 1]
-    assert empty == 0  # the empty prediction has no reference
+    assert set(seconds) == set(scorers)
+    assert scorers["bert_score"].facts()["empty"] == 0  # the empty prediction has no reference
     assert scores["words"].to_pylist() == [2, 2, 0, 4]
     assert scores["cut_off"].to_pylist() == [0, 0, 1, 0]
     assert scores["feature_accuracy"].to_pylist() == [0, 1, None, 1]
@@ -97,14 +100,20 @@ def test_scores_equal_the_metrics_by_hand(joined, monkeypatch):
 
 
 def test_corpus_metrics_by_signal(joined):
-    found = scoring.corpus_metrics(joined)
-    assert found["shuffled"] == {"usr": 1.0, "distinct_1": 1.0, "distinct_2": 1.0}
-    assert found["true"] == {"usr": 1.0, "distinct_1": 1.0, "distinct_2": 1.0}
+    found = scoring.corpus_metrics(joined, FeatureMatcher(["live jazz", "cold beer", "big screens"]))
+    ratios = dict.fromkeys(("usr", "usr_user", "usr_item", "distinct_1", "distinct_2"), 1.0)
+    assert found["shuffled"].items() >= ratios.items()
+    assert found["true"].items() >= ratios.items()
+    assert found["true"]["feature/coverage"] == pytest.approx(2 / 3)
+    assert found["true"]["feature/overlap"] == 0.0
+    # One text alone has no couple.
+    assert "feature/overlap" not in found["shuffled"]
+    assert found["true"]["bleu"] > found["shuffled"]["bleu"]
     assert set(found) == {"true", "shuffled"}
 
 
 def test_likelihood_joins_rows_and_adds_pairs_without_prediction(joined):
-    scores, _ = scoring.score_predictions(joined)
+    scores, _ = scoring.score_rows(joined, {"length": LengthScorer()})
     likelihood = Likelihood({"true": np.array([3.0, 4.0]), "off": np.array([5.0, 6.0])}, np.array([2, 3]))
     rows = scoring.add_likelihood(scores, [(0, 2), (7, 7)], likelihood).to_pylist()
     found = {(r["user"], r["item"], r["signal"]): (r["words"], r["nll"], r["nll_tokens"]) for r in rows}

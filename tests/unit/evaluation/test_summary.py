@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from xrec.evaluation import scoring, summary
+from xrec.evaluation.feature_matching import FeatureScorer
 from xrec.evaluation.likelihood import Likelihood
 from xrec.evaluation.metrics import METRICS
 
@@ -74,7 +75,7 @@ def test_a_run_with_known_accuracy(explained):
         explained.read_table("explain", "predictions"), explained.read_text_table("explanations")
     )
     vocabulary = sorted({f for f in joined["feature"].to_pylist() if f})
-    scores, _ = scoring.score_predictions(joined, None, scoring.FeatureMatcher(vocabulary))
+    scores, _ = scoring.score_rows(joined, {"feature": FeatureScorer(vocabulary)})
     found = summary.metric_summary(scores, scoring.corpus_metrics(joined), 500, 0)["feature/accuracy"]
     assert found["true"]["value"] == pytest.approx(0.9, abs=0.02)
     assert found["shuffled"]["value"] == pytest.approx(0.2, abs=0.02)
