@@ -78,7 +78,7 @@ def test_what_is_not_recognised_is_named_with_its_keys(tmp_path):
         ("dump.tar", b"", "archive; unpack"),
         ("dump.json.bz2", b"", "archive; unpack"),
         ("dump.xml", b"<a/>", "set ingest.format"),
-        ("cut.json.gz", gzip.compress(b'{"user_id": "u"}\n' * 9)[:-12], "damaged|empty|has no JSON"),
+        ("cut.json.gz", gzip.compress(b'{"user_id": "u"}\n' * 9, mtime=0)[:-12], "damaged|empty|has no JSON"),
         ("no.parquet", b"PAR1 not really", "damaged"),
     ],
 )
