@@ -138,6 +138,15 @@ class TuneConfig(Section):
     seed: int = 0
     compute: TuneCompute = TuneCompute()
 
+    @model_validator(mode="after")
+    def _adapter_has_an_effect(self):
+        if self.injection == "none" and not self.input_replacement:
+            raise ValueError(
+                "injection = 'none' with input_replacement = false leaves the adapter without any effect, and nothing "
+                "to tune; for explanations without a signal set explain.controls to ['off']"
+            )
+        return self
+
 
 class ExplainCompute(Section):
     actors: tuple[Count, Count] = Field(

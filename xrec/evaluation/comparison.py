@@ -25,7 +25,6 @@ _LABELS = {
     "without_profiles": "w/o profiles",
     "without_injection": "w/o injection",
     "without_both": "w/o both",
-    "without_signal": "w/o signal",
     "att2seq": "Att2Seq",
     "nrt": "NRT",
     "peter": "PETER",
