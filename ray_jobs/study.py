@@ -12,6 +12,7 @@ from xrec.evaluation import comparison_tables
 from xrec.evaluation.comparison import System
 from xrec.evaluation.comparison_content import build_comparison, flat_figures
 from xrec.evaluation.comparison_report import render_comparison
+from xrec.evaluation.metrics import METRICS
 from xrec.workspace import Workspace
 
 PAGE = "report.html"
@@ -36,9 +37,10 @@ def run_study(
         dry_run: say what would be done; write nothing.
 
     Raises:
-        ConfigError: a system's overrides are wrong, or name what all systems share.
+        ConfigError: a system's overrides are wrong, or name what all systems share; an unknown metric.
         WorkspaceError: a system failed, or the workspace holds another study.
     """
+    _check_metric(stage, config)
     known = _with_own_settings(workspace, settings or RunConfig())
     runs = plan(known, config)
     if dry_run:
@@ -63,6 +65,14 @@ def run_study(
         workspace.write_bytes(text.encode(), stage, name)
     study.finish(flat_figures(comparison))
     return f"{stage}: {_headline(comparison)} -> {workspace}/{stage}/{PAGE}"
+
+
+def _check_metric(stage: str, config: StudyConfig) -> None:
+    columns = [metric.column for metric in METRICS if metric.column]
+    if config.metric not in columns:
+        raise ConfigError(
+            f"{stage}.metric = {config.metric!r} is no metric of single predictions; use one of {', '.join(columns)}"
+        )
 
 
 def _with_own_settings(workspace: Workspace, settings: RunConfig) -> RunConfig:

@@ -128,6 +128,13 @@ def test_predictions_that_were_never_scored_are_named(tmp_path, settings):
         compare.run(workspace, study(imported=["gpt4"]), settings=settings)
 
 
+def test_an_unknown_metric_is_refused_before_anything_runs(tmp_path, settings):
+    workspace = make_workspace(tmp_path / "w")
+    with pytest.raises(ConfigError, match=r"compare.metric = 'bertscore' is no metric .* bert_score_f1"):
+        compare.run(workspace, study(metric="bertscore"), settings=settings)
+    assert workspace.variants() == []
+
+
 def test_a_dry_run_writes_nothing(tmp_path, settings):
     workspace = make_workspace(tmp_path / "w")
     files = workspace.files()

@@ -36,7 +36,9 @@ class StudyConfig(Section):
     )
     reference: str = Field(default="xrec", description="the system that the others are compared with")
     metric: str = Field(
-        default="bert_score_f1", description="column of `scores` by which the pairs are chosen that systems differ on"
+        default="bert_score_f1",
+        description="column of `scores` by which the pairs are chosen that systems differ on; where it was not "
+        "computed, the first one that was",
     )
     examples: Annotated[int, Field(ge=0)] = Field(default=8, description="pairs shown on which systems differ most")
     bootstrap: Count = Field(default=2000, description="resamples of each interval")

@@ -100,7 +100,7 @@ def _examples(
 ) -> list[dict[str, Any]]:
     by_column = {m.column: m for m in METRICS if m.column}
     column = config.metric
-    if column not in by_column or not any(column in s.scores for s in scored):
+    if not any(column in s.scores for s in scored):
         column = next((c for c in by_column if all(c in s.scores for s in scored)), "")
     chosen = most_different(scored, config.reference, pairs, column, config.examples)
     if not len(chosen):
