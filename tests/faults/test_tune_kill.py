@@ -74,6 +74,7 @@ def unkilled(tmp_path_factory):
     return adapter, losses
 
 
+@pytest.mark.slow
 def test_killed_workers(ray_session, tmp_path, unkilled):
     """Two kills: the first is survived on two workers, the second ends the run, which one worker then finishes."""
     from ray_jobs.tune import run
