@@ -17,10 +17,10 @@ from typing import Any
 # (pyarrow.compute makes its functions at import, where pyright cannot see them)
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ray_jobs.devices import chosen_device, limited_threads
 from xrec import tables
 from xrec.baselines import item_profile, similar_user
 from xrec.baselines.generation import generate
@@ -68,7 +68,7 @@ def run(workspace: Workspace, config: BaselineConfig, *, force: bool = False, dr
             f"baseline: would have {config.name} read {len(train):,} training explanations and explain {len(asked):,} "
             f"pairs -> {target}"
         )
-    with _threads(config.compute.threads):
+    with limited_threads(config.compute.threads):
         stage = workspace.stage(STAGE, config.training_identity(), _inputs(workspace, config), _model(config), force)
         if not stage.done:
             _train(stage, config)
@@ -119,7 +119,7 @@ def _train(stage: StageRun, config: BaselineConfig) -> None:
             logger.log(0, parameters=0)
         stage.finish({"parameters": 0, "seconds": time.perf_counter() - started})
         return
-    prepared = prepare(workspace, config, _device(config.compute.device))
+    prepared = prepare(workspace, config, chosen_device(config.compute.device, "baseline.compute.device"))
     trainer = Trainer(
         prepared.model, prepared.phases, prepared.tokenizer, config.batch_size, config.patience, config.seed
     )
@@ -193,7 +193,7 @@ def _generated(workspace: Workspace, config: BaselineConfig, pairs: pa.Table) ->
         for file in (MODEL, TOKENIZER, CONFIG):
             (Path(folder) / file).write_bytes(workspace.read_bytes(STAGE, file))
         model, tokenizer = load_system(Path(folder))
-    model.to(_device(config.compute.device))
+    model.to(chosen_device(config.compute.device, "baseline.compute.device"))
     asked, found = rows_to_explain(workspace, config, pairs, tokenizer), []
     with _progress(f"{config.name} explains", 0, len(asked)) as show:
         for results in generate(model, asked, tokenizer, config.max_words, config.compute.generation_batch):
@@ -249,24 +249,6 @@ def _within(text: str, max_words: int) -> dict[str, Any]:
 
 
 # -----------------------------------------------------------------------------------------------------------------
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"baseline.compute.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
-    return name
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ interactions fits, and propagation over it is bound by memory, not by the number
 """
 
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ray_jobs.devices import chosen_device, limited_threads
 from xrec.config import EmbedConfig
 from xrec.embeddings import Embeddings
 from xrec.graph import InteractionSplits, evaluate_ranking, fold_in_zero_shot, train_lightgcn
@@ -54,10 +54,12 @@ def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_r
     if stage.done:
         return f"embed: already finished ({target})"
     splits = _load(workspace)
-    with _threads(config.compute.threads):
+    with limited_threads(config.compute.threads):
         result = _train(workspace, splits, config)
         embeddings = fold_in_zero_shot(result.embeddings, splits)
-        metrics = evaluate_splits(embeddings, splits, config.top_k, _device(config.compute.device))
+        metrics = evaluate_splits(
+            embeddings, splits, config.top_k, chosen_device(config.compute.device, "embed.compute.device")
+        )
     metrics |= {"epochs": len(result.history), "best_epoch": result.best_epoch}
     metrics |= {"seconds_per_epoch": sum(e["seconds"] for e in result.history) / len(result.history)}
     _write(stage, embeddings, result, config)
@@ -129,7 +131,7 @@ def _train(workspace: Workspace, splits: InteractionSplits, config: EmbedConfig)
             splits.trained_users,
             splits.trained_items,
             **settings,
-            device=_device(config.compute.device),
+            device=chosen_device(config.compute.device, "embed.compute.device"),
             on_epoch=record,
             resume=resume,
             on_checkpoint=save,
@@ -149,24 +151,6 @@ def _write(stage: StageRun, embeddings: Embeddings, result: TrainingResult, conf
         local = Path(folder) / EMBEDDINGS
         embeddings.save(local)
         stage.upload(local, EMBEDDINGS)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"embed.compute.device = {name!r}, but PyTorch sees no GPU here; use auto or cpu")
-    return name
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

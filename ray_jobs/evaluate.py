@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from ray_jobs.devices import chosen_device
 from ray_jobs.evaluate_actors import remove_work, score_predictions
 from xrec.config import EvaluateConfig, ExplainCompute, ExplainConfig
 from xrec.embeddings import Embeddings
@@ -74,7 +74,7 @@ def run(workspace: Workspace, config: EvaluateConfig, *, force: bool = False, dr
         return f"evaluate: already finished ({_headline(workspace.read_json('evaluate', 'metrics.json'))})"
     workspace.remove_unfinished("evaluate")
     workspace.remove("evaluate", "scores.parquet")  # of a run that was killed at its end
-    device = _device(config.compute.device)
+    device = chosen_device(config.compute.device, "evaluate.compute.device")
     joined = _joined(workspace)
     scores, scorers = score_predictions(workspace, config, joined, device)
     columns = *Progress.get_default_columns(), MofNCompleteColumn()
@@ -236,10 +236,6 @@ def _headline(figures: dict[str, float]) -> str:
         low, high = named["nll_difference/low"], named["nll_difference/high"]
         parts.append(f"shuffling costs {named['nll_difference']:.4f} nats a token [{low:.4f}, {high:.4f}]")
     return ", ".join(parts)
-
-
-def _device(name: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 if __name__ == "__main__":

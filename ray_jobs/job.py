@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from xrec.config import ConfigError, RunConfig
+from xrec.config import STUDIES, ConfigError, RunConfig
 from xrec.config_files import load_config, section_config
 from xrec.workspace import Workspace, WorkspaceError
 
 # `import` is a keyword, so its module has another name.
 _MODULES = {"import": "import_release"}
-# Those that take the whole run's settings, beside their own section.
-STUDIES = ("compare", "ablate", "sparsity")
 _ON_RAY = ("ingest", "profile", "tune", "explain", "evaluate", *STUDIES)
 # Packages of the extras: a stage that needs one says which extra to install.
 _EXTRAS = {

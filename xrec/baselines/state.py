@@ -1,14 +1,11 @@
 """What the training of a baseline must remember to go on exactly where it was; keeping it is the caller's business."""
 
-import json
 import math
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-_HEADER = "state"
+from xrec.training_state import pack, unpack
 
 
 @dataclass
@@ -40,8 +37,7 @@ class TrainingState:
     def to_bytes(self) -> bytes:
         """A safetensors file, the scalars as a tensor of JSON."""
         scalars = {name: value for name, value in vars(self).items() if name != "tensors"}
-        header = torch.frombuffer(bytearray(json.dumps(scalars).encode()), dtype=torch.uint8)
-        return save({**{k: v.contiguous() for k, v in self.tensors.items()}, _HEADER: header})
+        return pack(scalars, self.tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TrainingState":
@@ -50,11 +46,7 @@ class TrainingState:
         Raises:
             ValueError: it is something else, or damaged.
         """
-        try:
-            tensors = load(data)
-            scalars = json.loads(bytes(tensors.pop(_HEADER).numpy()))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"not a baseline's training state ({error}); rebuild with --force") from error
+        scalars, tensors = unpack(data, "a baseline's training state", "rebuild with --force")
         return cls(tensors=tensors, **scalars)
 
 

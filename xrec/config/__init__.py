@@ -29,13 +29,14 @@ from xrec.config.explainer import (
 )
 from xrec.config.ingest import IngestCompute, IngestConfig
 from xrec.config.profile import TEXT_KINDS, Price, ProfileCompute, ProfileConfig, TextKind, WritingPrompts
-from xrec.config.run import SECTIONS, STAGES, RunConfig
+from xrec.config.run import SECTIONS, STAGES, STUDIES, RunConfig
 from xrec.config.serve import ServeConfig, ServeLimits, ServeReplicas
 from xrec.config.study import AblateConfig, CompareConfig, SparsityConfig, StudyConfig
 
 __all__ = [
     "SECTIONS",
     "STAGES",
+    "STUDIES",
     "TEXT_KINDS",
     "AblateConfig",
     "AdapterConfig",

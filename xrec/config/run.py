@@ -32,6 +32,9 @@ STAGES = (
     "report",
 )
 
+# Those that run several systems, and take the whole run's settings beside their own section.
+STUDIES = ("compare", "ablate", "sparsity")
+
 
 class RunConfig(Section):
     """Every stage's section; a run does those that are present, in the order of `STAGES`."""

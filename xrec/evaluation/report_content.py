@@ -15,26 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from xrec.config import STUDIES
 from xrec.evaluation.metrics import METRICS, Metric
 from xrec.evaluation.scoring import join_references
 from xrec.tables import SIGNALS
-from xrec.workspace import Workspace
+from xrec.workspace import FOLDERS, Workspace
 
 # Decimals of metrics that do not lie between 0 and 1.
 _DECIMALS = {"words": 1, "gpt_score": 2, "bleu": 2, "bleu_1": 2, "bleu_4": 2}
-STUDIES = ("compare", "ablate", "sparsity")
-STAGE_ORDER = (
-    "data",
-    "preprocess",
-    "profile",
-    "embed",
-    "baseline",
-    "backbone",
-    "tune",
-    "explain",
-    "evaluate",
-    *STUDIES,
-)
+# The stages that a report can show, in running order.
+STAGE_ORDER = (*(folder for folder in FOLDERS if folder != "report"), *STUDIES)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
 """What a LightGCN training run must remember to go on exactly where it was; keeping it is the caller's business."""
 
-import json
 from dataclasses import dataclass, field
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
-_HEADER = "state"
+from xrec.training_state import pack, unpack
 
 
 @dataclass
@@ -33,8 +30,7 @@ class TrainingState:
     def to_bytes(self) -> bytes:
         """A safetensors file, the scalars in its header."""
         scalars = {name: value for name, value in vars(self).items() if name != "tensors"}
-        scalars_tensor = torch.frombuffer(bytearray(json.dumps(scalars).encode()), dtype=torch.uint8)
-        return save({**self.tensors, _HEADER: scalars_tensor})
+        return pack(scalars, self.tensors)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "TrainingState":
@@ -43,11 +39,5 @@ class TrainingState:
         Raises:
             ValueError: it is something else, or damaged.
         """
-        try:
-            tensors = load(data)
-            scalars = json.loads(bytes(tensors.pop(_HEADER).numpy()))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"not a LightGCN training state ({error}); delete the checkpoint and start anew"
-            ) from error
+        scalars, tensors = unpack(data, "a LightGCN training state", "delete the checkpoint and start anew")
         return cls(tensors=tensors, **scalars)
