@@ -42,7 +42,7 @@ test-vllm: $(VLLM_STAMP)
 	$(VLLM_BIN)/python -m pytest -m 'not slow' tests/vllm
 
 lint: $(STAMP)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 

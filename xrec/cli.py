@@ -236,9 +236,8 @@ def _evaluate_file(
     references: str | None,
     name: str,
 ) -> None:
-    from ray_jobs.import_predictions import run as import_predictions
-
     from ray_jobs import evaluate as stage
+    from ray_jobs.import_predictions import run as import_predictions
     from ray_jobs.job import open_workspace
     from xrec.config_files import load_config, section_config
 
