@@ -9,7 +9,7 @@ VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/installed
 
-.PHONY: setup setup-vllm demo test test-vllm lint bench
+.PHONY: setup setup-vllm demo test test-cluster test-vllm lint bench
 
 setup: $(STAMP)
 
@@ -35,8 +35,12 @@ demo: $(STAMP)
 
 # Unit tests side by side; the others start clusters and servers, and take the machine for themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit
-	$(BIN)/python -m pytest -m 'not slow' --ignore tests/unit
+	$(BIN)/python -m pytest -m 'not slow and not cluster' --numprocesses logical --maxprocesses 4 --dist loadfile tests/unit
+	$(BIN)/python -m pytest -m 'not slow and not cluster' --ignore tests/unit
+
+# Every stage as a job, lost nodes, autoscaling: on clusters of several nodes on this machine.
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 test-vllm: $(VLLM_STAMP)
 	$(VLLM_BIN)/python -m pytest -m 'not slow' tests/vllm

@@ -43,6 +43,13 @@ _CHECKPOINT = ("checkpoints", "state.safetensors")
 Rows = list[dict[str, Any]]
 
 
+def run_beside(workspace: Workspace, config: BaselineConfig, *, force: bool = False, dry_run: bool = False) -> str:
+    """The same in the system's own workspace inside a run's, `variants/<name>/<seed>/`; see `run`."""
+    if not dry_run:
+        workspace = workspace.variant(config.name, config.seed, ("baseline", "explain", "evaluate"))
+    return run(workspace, config, force=force, dry_run=dry_run)
+
+
 def run(workspace: Workspace, config: BaselineConfig, *, force: bool = False, dry_run: bool = False) -> str:
     """Train the system and write `baseline/`; explain the split's explained pairs and write `explain/predictions`.
 
@@ -268,4 +275,4 @@ def _progress(title: str, done: int, total: int) -> Iterator[Callable[..., None]
 if __name__ == "__main__":
     from ray_jobs.job import main
 
-    main("baseline", run)
+    main("baseline", run_beside)

@@ -1,10 +1,13 @@
 """The stage `embed`: LightGCN embeddings of every user and item, zero-shot ones folded in.
 
-What LightGCN is and how it is trained is `xrec.graph`'s business. One process on one device: a graph of millions of
-interactions fits, and propagation over it is bound by memory, not by the number of machines.
+What LightGCN is and how it is trained is `xrec.graph`'s business. One process on one device trains on a graph of
+millions of interactions; `embed_workers.py` deals a larger one out to several, with the same embeddings. Loading,
+folding in and the final figures are this process's in either case, and bound what it can take.
 """
 
 import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,22 +16,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ray_jobs.devices import chosen_device, limited_threads
+from ray_jobs.embed_checkpoint import CHECKPOINTS, commit, latest_epoch, load_part, save_part
 from xrec.config import EmbedConfig
 from xrec.embeddings import Embeddings
 from xrec.graph import InteractionSplits, evaluate_ranking, fold_in_zero_shot, train_lightgcn
+from xrec.graph.partition import Ranges
 from xrec.graph.state import TrainingState
 from xrec.graph.training import STOPPING_METRIC, TrainingResult
-from xrec.metric_logging import MetricLogger
+from xrec.metric_logging import MetricLogger, read_metrics
 from xrec.workspace import StageRun, Workspace
 
 EMBEDDINGS = "embeddings.safetensors"
-_CHECKPOINT = ("checkpoints", "state.safetensors")
+_LOCAL_SECONDS, _REMOTE_SECONDS = 1.0, 15.0
 
 
 def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_run: bool = False) -> str:
     """Train on the workspace's training interactions and write `embed/embeddings.safetensors`.
 
-    An interrupted run goes on from its last checkpoint and ends with the embeddings it would have had.
+    An interrupted run, whether a worker or this process was killed, goes on from its last checkpoint, at any number of
+    workers, and ends with the embeddings it would have had.
 
     Args:
         workspace: with the stage `preprocess` finished.
@@ -40,22 +46,27 @@ def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_r
         One line that says what was written where.
 
     Raises:
-        WorkspaceError: `preprocess` has not finished, or `embed` was made from something else.
+        WorkspaceError: `preprocess` has not finished, `embed` was made from something else, or a worker failed more
+            often than `compute.max_failures` allows.
+        ConfigError: the cluster can never hold the workers asked for.
         ValueError: a split is empty, or the tables contradict each other.
     """
     target = workspace.path("embed", EMBEDDINGS)
     if dry_run:
         splits = _load(workspace)
+        workers = f", {config.compute.workers} workers" if config.compute.workers > 1 else ""
         return (
-            f"embed: would train LightGCN ({config.layers} layers, dim {config.dim}) on {splits.train.shape[1]:,} "
-            f"interactions of {splits.trained_users:,} users and {splits.trained_items:,} items -> {target}"
+            f"embed: would train LightGCN ({config.layers} layers, dim {config.dim}{workers}) on "
+            f"{splits.train.shape[1]:,} interactions of {splits.trained_users:,} users and "
+            f"{splits.trained_items:,} items -> {target}"
         )
     stage = workspace.stage("embed", config.identity(), inputs=["preprocess"], force=force)
     if stage.done:
         return f"embed: already finished ({target})"
     splits = _load(workspace)
     with limited_threads(config.compute.threads):
-        result = _train(workspace, splits, config)
+        train = _train_on_workers if config.compute.workers > 1 else _train
+        result = train(workspace, splits, config)
         embeddings = fold_in_zero_shot(result.embeddings, splits)
         metrics = evaluate_splits(
             embeddings, splits, config.top_k, chosen_device(config.compute.device, "embed.compute.device")
@@ -63,7 +74,7 @@ def run(workspace: Workspace, config: EmbedConfig, *, force: bool = False, dry_r
     metrics |= {"epochs": len(result.history), "best_epoch": result.best_epoch}
     metrics |= {"seconds_per_epoch": sum(e["seconds"] for e in result.history) / len(result.history)}
     _write(stage, embeddings, result, config)
-    workspace.remove("embed", _CHECKPOINT[0])
+    workspace.remove("embed", CHECKPOINTS)
     stage.finish(metrics)
     return (
         f"embed: {splits.users:,} users, {splits.items:,} items, {len(result.history)} epochs, "
@@ -109,13 +120,20 @@ def _load(workspace: Workspace) -> InteractionSplits:
     return InteractionSplits.from_tables(*tables)
 
 
+def _train_on_workers(workspace: Workspace, splits: InteractionSplits, config: EmbedConfig) -> TrainingResult:
+    from ray_jobs.embed_workers import train_on_workers
+
+    with _progress(latest_epoch(workspace), config.max_epochs) as show, _followed(workspace, show):
+        return train_on_workers(workspace, splits, config)
+
+
 def _train(workspace: Workspace, splits: InteractionSplits, config: EmbedConfig) -> TrainingResult:
-    resume = None
-    if workspace.exists("embed", *_CHECKPOINT):
-        resume = TrainingState.from_bytes(workspace.read_bytes("embed", *_CHECKPOINT))
+    whole = Ranges((0, splits.trained_users), (0, splits.trained_items))
+    resume = load_part(workspace, whole, 0)
 
     def save(state: TrainingState) -> None:
-        workspace.write_bytes(state.to_bytes(), "embed", *_CHECKPOINT)
+        save_part(workspace, state, 0)
+        commit(workspace, state, whole)
 
     first = resume.epoch if resume else 0
     with MetricLogger(workspace, "embed", keep_below=first) as logger, _progress(first, config.max_epochs) as show:
@@ -162,9 +180,31 @@ def _progress(first: int, last: int):
 
         def show(entry: dict[str, float]) -> None:
             recall = f", val recall@20 {entry[STOPPING_METRIC]:.4f}" if STOPPING_METRIC in entry else ""
-            bar.update(task, advance=1, description=f"loss {entry['loss']:.4f}{recall}")
+            bar.update(task, completed=int(entry["epoch"]) + 1, description=f"loss {entry['loss']:.4f}{recall}")
 
         yield show
+
+
+@contextmanager
+def _followed(workspace: Workspace, show: Callable[[dict[str, float]], None]) -> Iterator[None]:
+    """Show the epochs that workers log, on a terminal, while the block runs."""
+    if not Console(stderr=True).is_terminal:
+        yield
+        return
+    ended = threading.Event()
+
+    def follow() -> None:
+        while not ended.wait(_LOCAL_SECONDS if workspace.is_local else _REMOTE_SECONDS):
+            for line in read_metrics(workspace, "embed")[-1:]:
+                show(line | {"epoch": line["step"]})
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ Each actor holds the scorers of the settings. A single block is scored in this p
 start and nothing else. What the metrics are, is the business of `xrec/evaluation`.
 """
 
-import math
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +12,8 @@ import pyarrow as pa
 from ray.exceptions import RayError
 
 from ray_jobs.block_pool import BlockProgress, run_blocks
-from ray_jobs.runtime import cluster_limit, innermost_cause, start_ray
+from ray_jobs.resources import actor_options, require, section_demands, waiting
+from ray_jobs.runtime import innermost_cause
 from xrec import blocks
 from xrec.config import EvaluateCompute, EvaluateConfig
 from xrec.evaluation.scorer_choice import open_scorers
@@ -80,7 +79,8 @@ def score_predictions(
         The table `scores`, and family -> facts with counts, seconds and rows per second of one actor.
 
     Raises:
-        WorkspaceError: the cluster is too small, or an actor failed.
+        ConfigError: the cluster can never hold the actors.
+        WorkspaceError: an actor failed.
         ValueError: a model cannot be loaded.
     """
     compute = config.compute
@@ -106,31 +106,13 @@ def remove_work(workspace: Workspace) -> None:
     workspace.remove(STAGE, _SCORES)
 
 
-def cpus_needed(compute: EvaluateCompute) -> int:
-    """Logical CPUs without which the stage would wait for ever, and one for what Ray Data does beside the actors."""
-    return math.ceil(compute.actors[0] * compute.cpus_per_actor) + 1
-
-
 def _on_ray(compute: EvaluateCompute, arguments: tuple, work: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    start_ray(max(os.cpu_count() or 1, cpus_needed(compute)))
-    limit = cluster_limit()
-    for name, each in (("CPU", compute.cpus_per_actor), ("GPU", compute.gpus_per_actor)):
-        if compute.actors[0] * each > limit.get(name, 0.0) + 1e-6:
-            raise WorkspaceError(
-                f"evaluate needs {name} {compute.actors[0] * each:g} ({compute.actors[0]} actors), but Ray has "
-                f"{limit.get(name, 0.0):g}; lower evaluate.compute.actors or {name.lower()}s_per_actor"
-            )
+    needed = section_demands(STAGE, EvaluateConfig(compute=compute))
+    require(needed)
     size = min(compute.actors[0], len(work)), min(compute.actors[1], len(work))
     try:
-        yield from run_blocks(
-            ScoreActor,
-            arguments,
-            work,
-            size,
-            1,
-            num_cpus=compute.cpus_per_actor,
-            num_gpus=compute.gpus_per_actor or None,
-        )
+        with waiting(needed):
+            yield from run_blocks(ScoreActor, arguments, work, size, 1, **actor_options(needed[0].bundles[0]))
     except RayError as error:
         raise WorkspaceError(
             f"evaluate: an actor failed: {innermost_cause(error)}. What is scored is kept: mend the cause and run the "

@@ -4,7 +4,6 @@ The requests are cut into blocks, and a block's result is one file: a killed run
 What an explanation is, is `xrec.explainer`'s business; who does the blocks is that of `explain_actors.py`.
 """
 
-import os
 import tempfile
 import time
 from typing import Any
@@ -13,14 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_jobs.explain_actors import write_blocks
-from ray_jobs.explain_placement import cpus_needed as cpus_of_actors
 from ray_jobs.explain_progress import ExplainProgress
-from ray_jobs.runtime import start_ray
-from xrec.config import ExplainCompute, ExplainConfig
+from ray_jobs.resources import require, section_demands, waiting
+from xrec.config import ExplainConfig
 from xrec.explainer.adapter import XRecAdapter
-from xrec.explainer.engine_choice import EngineName, check_engine, choose_engine
+from xrec.explainer.engine_choice import check_engine, choose_engine
 from xrec.explainer.loading import backbone_dtype, load_adapter, load_embeddings
 from xrec.explainer.requests import (
+    KEY,
+    MEASURED,
     STAGE,
     TABLE,
     WORK,
@@ -66,6 +66,7 @@ def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry
         return f"explain: already finished ({workspace}/explain/predictions)"
     _refuse_private_memory(workspace)
     check_engine(workspace, config, adapter.spec)
+    require(section_demands(STAGE, config))
     workspace.remove_unfinished(STAGE)
     requests = collect_requests(workspace, config)
     metrics = _finish(stage, config, requests, _explain(stage, config, requests, adapter))
@@ -73,11 +74,6 @@ def run(workspace: Workspace, config: ExplainConfig, *, force: bool = False, dry
         f"explain: {_counted(requests)}, {metrics['failed']:,} failed, "
         f"{metrics['rows_per_second']:.1f} rows a second -> {workspace}/explain/predictions"
     )
-
-
-def cpus_needed(compute: ExplainCompute) -> int:
-    """Logical CPUs without which the stage would wait for ever, and one for what Ray Data does beside the actors."""
-    return cpus_of_actors(compute) + 1
 
 
 def _explain(stage: StageRun, config: ExplainConfig, requests: Requests, adapter: XRecAdapter) -> dict[str, float]:
@@ -89,9 +85,9 @@ def _explain(stage: StageRun, config: ExplainConfig, requests: Requests, adapter
     with ExplainProgress(workspace, index.blocks, index.blocks - len(work)) as progress:
         if work:
             vectors = _write_vectors(stage, config, requests, adapter)
-            start_ray(max(os.cpu_count() or 1, cpus_needed(config.compute)))
-            for result in write_blocks(workspace, config, vectors, work):
-                progress.add(result)
+            with waiting(section_demands(STAGE, config)):
+                for result in write_blocks(workspace, config, vectors, work):
+                    progress.add(result)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "rows_per_second": progress.rows / seconds, "actors": len(progress.actors)}
 
@@ -116,7 +112,7 @@ def _write_vectors(
 
 def _finish(stage: StageRun, config: ExplainConfig, requests: Requests, figures: dict[str, float]) -> dict[str, float]:
     workspace = stage.workspace
-    predictions = workspace.read_table(STAGE, TABLE)
+    predictions = workspace.read_table(STAGE, TABLE, [*KEY, *MEASURED])
     check_complete(requests.accepted, predictions)
     metrics = prediction_metrics(predictions, config.max_words)
     if metrics["failed"] == metrics["rows"]:
@@ -134,7 +130,7 @@ def _finish(stage: StageRun, config: ExplainConfig, requests: Requests, figures:
     return metrics
 
 
-def _earlier_engine(workspace: Workspace) -> EngineName | None:
+def _earlier_engine(workspace: Workspace) -> str | None:
     """The engine that the stage was begun or finished with: `auto` keeps it, wherever it is run again."""
     if workspace.files(STAGE) == [STARTED]:  # it failed before it wrote anything
         return None

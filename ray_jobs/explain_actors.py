@@ -19,12 +19,12 @@ from ray_jobs.block_pool import run_blocks
 from ray_jobs.explain_placement import (
     PlacementGroups,
     actor_resources,
-    engines_that_fit,
-    node_sizes,
+    most_engines,
     remove_own_placement_group,
     threads,
 )
-from ray_jobs.runtime import cluster_limit, innermost_cause, logs_of_workers
+from ray_jobs.resources import cluster_shape
+from ray_jobs.runtime import innermost_cause, logs_of_workers
 from xrec.blocks import part_name
 from xrec.config import ExplainConfig
 from xrec.explainer import requests
@@ -95,10 +95,10 @@ def write_blocks(
         `requests.block_result`, of every block, and the id of its actor.
 
     Raises:
-        WorkspaceError: the cluster is too small, or an engine does not start.
+        WorkspaceError: an engine does not start.
     """
     compute = config.compute
-    most = min(engines_that_fit(compute, cluster_limit(), node_sizes()), len(blocks))
+    most = min(most_engines(compute, cluster_shape()), len(blocks))
     least, at_once = min(compute.actors[0], most), blocks_at_once(config)
     groups = PlacementGroups(compute)
     try:
@@ -124,8 +124,8 @@ def write_blocks(
 def blocks_at_once(config: ExplainConfig) -> int:
     """Blocks that an actor works on together: enough to fill vLLM's running batch while the last rows of one end.
 
-    With `rows_per_block` it bounds what a kill makes an actor explain again. The Hugging Face engine does one batch
-    after the other.
+    With `rows_per_block` it bounds what a kill makes an actor explain again. Other engines do one batch after the
+    other.
     """
     if config.engine != "vllm":
         return 1
@@ -134,9 +134,11 @@ def blocks_at_once(config: ExplainConfig) -> int:
 
 def _environment(config: ExplainConfig) -> dict[str, Any]:
     """Environment variables of the engine's processes, as Ray takes them."""
-    if config.engine != "vllm":
-        return {}
     compute = config.compute
+    if config.engine == "hf":
+        return {}
+    if config.engine != "vllm":
+        return {"runtime_env": {"env_vars": compute.engine_environment}} if compute.engine_environment else {}
     own = {} if compute.gpus_per_actor else {"OMP_NUM_THREADS": f"{_threads_per_worker(config)}"}
     return {"runtime_env": {"env_vars": _ENVIRONMENT | own | compute.engine_environment}}
 

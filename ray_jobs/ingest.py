@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,8 @@ import ray
 from ray.data import DataContext, TaskPoolStrategy
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ray_jobs.runtime import data_context, start_ray
+from ray_jobs.resources import actor_options, require, section_demands, waiting
+from ray_jobs.runtime import data_context
 from xrec.config import IngestConfig
 from xrec.data.dropped import Tally
 from xrec.data.ingest import FOLDERS, STAGE, WORK, Dump, chunk_tally, ingest_chunk, write_items
@@ -87,11 +89,13 @@ def _ingest(workspace: Workspace, dump: Dump, chunks: list[Chunk]) -> dict[str, 
     todo = [_undone(workspace, dump, chunks, kind) for kind in FOLDERS]
     if dump.config.unlisted_items == "keep":  # else the items come first: which reviews stay depends on them
         todo = [todo[0] + todo[1]]
+    needed = section_demands("ingest", dump.config)
     if any(todo):
-        start_ray()
+        require(needed)
     done = len(chunks) - sum(map(len, todo))
     begun, read = time.perf_counter(), 0
-    with MetricLogger(workspace, STAGE) as log, _bar() as bar:
+    watched = waiting(needed) if any(todo) else nullcontext()
+    with MetricLogger(workspace, STAGE) as log, _bar() as bar, watched:
         task = bar.add_task("ingest", total=sum(chunk.size for phase in todo for chunk in phase))
         for phase in filter(None, todo):
             for result in _results(workspace, dump, phase):
@@ -120,7 +124,8 @@ def _results(workspace: Workspace, dump: Dump, chunks: list[Chunk]) -> Iterator[
         rows = [{"chunk": json.dumps(asdict(chunk))} for chunk in chunks]
         data = ray.data.from_items(rows, override_num_blocks=len(rows))
         compute = TaskPoolStrategy(size=dump.config.compute.tasks)
-        yield from data.map_batches(ingest, batch_size=1, compute=compute, num_cpus=1).iter_rows()
+        taken = actor_options(section_demands("ingest", dump.config)[0].bundles[0])
+        yield from data.map_batches(ingest, batch_size=1, compute=compute, **taken).iter_rows()
 
 
 def _ingest_one(workspace: Workspace, dump: Dump, chunk: Chunk) -> dict[str, Any]:

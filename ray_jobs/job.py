@@ -5,7 +5,6 @@
 
 import argparse
 import importlib
-import math
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from xrec.config_files import load_config, section_config
 from xrec.workspace import Workspace, WorkspaceError
 
 # `import` is a keyword, so its module has another name.
-_MODULES = {"import": "import_release"}
+MODULES = {"import": "import_release"}
 _ON_RAY = ("ingest", "profile", "tune", "explain", "evaluate", *STUDIES)
 # Packages of the extras: a stage that needs one says which extra to install.
 _EXTRAS = {
@@ -40,7 +39,7 @@ StageFunction = Callable[..., str]
 
 def stage_function(stage: str) -> StageFunction:
     """The function `run` of a stage's module, imported now."""
-    return importlib.import_module(f"ray_jobs.{_MODULES.get(stage, stage)}").run
+    return importlib.import_module(f"ray_jobs.{MODULES.get(stage, stage)}").run
 
 
 def open_workspace(uri: str | None, config: RunConfig) -> Workspace:
@@ -81,14 +80,17 @@ def run_stage(
     return run(open_workspace(workspace, config), section, force=force, dry_run=dry_run, **flags)
 
 
-def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bool) -> Iterator[tuple[float, str]]:
+def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bool) -> Iterator[str]:
     """Run every stage that a config names, in order, in one Ray session; yields seconds and summary line of each.
 
     In a dry run, a stage that cannot say what it would do before an earlier one has run says that.
+
+    Raises:
+        ConfigError: the config names no stage.
     """
-    for stage in config.stages():
+    for stage in stages_of(config):
         started = time.perf_counter()
-        if stage in _ON_RAY and not dry_run and (force or not workspace.is_finished(stage)):
+        if _runs_on_ray(stage, config) and not dry_run and (force or not workspace.is_finished(stage)):
             _start_ray(config)
         try:
             flags: dict[str, Any] = {"settings": config} if stage in STUDIES else {}
@@ -97,24 +99,30 @@ def run_stages(workspace: Workspace, config: RunConfig, force: bool, dry_run: bo
             if not dry_run:
                 raise
             summary = f"{stage}: would run after the stages before it ({error})"
-        yield time.perf_counter() - started, summary
+        yield f"[{time.perf_counter() - started:7.1f} s] {summary}"
+
+
+def stages_of(config: RunConfig) -> list[str]:
+    """The stages that a config names, in running order.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if not config.stages():
+        raise ConfigError("the config names no stage; give it sections such as `sample:` and `preprocess:`")
+    return config.stages()
+
+
+def _runs_on_ray(stage: str, config: RunConfig) -> bool:
+    return stage in _ON_RAY or (stage == "embed" and config.embed is not None and config.embed.compute.workers > 1)
 
 
 def _start_ray(config: RunConfig) -> None:
     """Start or join the session of all stages, wide enough for the widest."""
-    from ray_jobs.explain import cpus_needed
-    from ray_jobs.profile import cpus_needed as profile_cpus
+    from ray_jobs.resources import cpus_of, demands
     from ray_jobs.runtime import start_ray
-    from ray_jobs.study_systems import cpus_needed as study_cpus
 
-    needs = [os.cpu_count() or 1]
-    if config.tune is not None:
-        needs.append(math.ceil(config.tune.compute.workers * config.tune.compute.cpus_per_worker))
-    if config.explain is not None:
-        needs.append(cpus_needed(config.explain.compute))
-    if config.profile is not None:
-        needs.append(profile_cpus(config.profile))
-    needs += [study_cpus(config, study) for stage in STUDIES if (study := config.section(stage)) is not None]
+    needs = [cpus_of(demands(stage, config)) for stage in config.stages()]
     start_ray(max(needs))
 
 
@@ -127,15 +135,8 @@ def main(stage: str, run: StageFunction, flags: dict[str, str] | None = None) ->
     Exits with 0 when done, 1 on an error that the user can mend (its last line on stderr says what and how), 2 on
     wrong usage. Unexpected errors keep their traceback.
     """
-    module = _MODULES.get(stage, stage)
-    parser = argparse.ArgumentParser(
-        prog=f"python -m ray_jobs.{module}",
-        description=f"Run the stage {stage!r} of a workspace.",
-        epilog=f"example: python -m ray_jobs.{module} --config configs/demo.yaml --workspace runs/demo",
-    )
-    parser.add_argument("--config", help="YAML file of settings; default: the stage's defaults")
-    parser.add_argument("--workspace", help="the run's folder or URI; default: the config's")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="repeatable")
+    module = MODULES.get(stage, stage)
+    parser = argument_parser(module, f"Run the stage {stage!r} of a workspace.")
     parser.add_argument("--force", action="store_true", help="discard what is there and build it anew")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     for flag, meaning in (flags or {}).items():
@@ -144,6 +145,19 @@ def main(stage: str, run: StageFunction, flags: dict[str, str] | None = None) ->
     chosen = {flag: getattr(given, flag) for flag in flags or {}}
     with errors_for_users():
         print(run_stage(stage, run, given.workspace, given.config, given.set, given.force, given.dry_run, **chosen))
+
+
+def argument_parser(module: str, what: str) -> argparse.ArgumentParser:
+    """The options that every module of a job takes."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m ray_jobs.{module}",
+        description=what,
+        epilog=f"example: python -m ray_jobs.{module} --config configs/demo.yaml --workspace runs/demo",
+    )
+    parser.add_argument("--config", help="YAML file of settings; default: the stage's defaults")
+    parser.add_argument("--workspace", help="the run's folder or URI; default: the config's")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="repeatable")
+    return parser
 
 
 @contextmanager

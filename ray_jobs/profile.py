@@ -7,17 +7,16 @@ the table, with status and error; `repair` asks for those alone again. What is a
 `profile_batch_api`).
 """
 
-import math
-import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pyarrow as pa
 from pydantic import SecretStr
 
 from ray_jobs.profile_progress import ProfileProgress
-from ray_jobs.runtime import start_ray
+from ray_jobs.resources import require, section_demands, waiting
 from xrec.config import TEXT_KINDS, ConfigError, ProfileConfig, TextKind
 from xrec.data.preprocess import leak_metrics
 from xrec.profiles import parts
@@ -46,7 +45,8 @@ def run(
         repair: write the rows that failed again, and nothing else; also opens a finished stage again.
 
     Raises:
-        ConfigError, ValueError: a setting is wrong, or the endpoint's key is not in the environment.
+        ConfigError, ValueError: a setting is wrong, the endpoint's key is not in the environment, or the cluster can
+            never hold the actors or engines.
         WorkspaceError: an earlier stage is missing, the reviews carry no text, the folder holds the result of other
             settings, the spend cap is reached, no further call can succeed, or all rows of a kind failed.
     """
@@ -59,10 +59,14 @@ def run(
         return f"profile: already finished ({workspace}/profile)"
     workspace.remove_unfinished(STAGE)
     started = time.perf_counter()
+    needed = section_demands(STAGE, config)
+    if needed:
+        require(needed)
     prepared = {}
     for kind in TEXT_KINDS:
         prepared[kind] = parts.write_requests(workspace, kind, _blocks(workspace, config, kind))
-        _write_kind(workspace, config, kind, _work(workspace, kind, prepared[kind], repair), key)
+        with waiting(needed) if needed else nullcontext():
+            _write_kind(workspace, config, kind, _work(workspace, kind, prepared[kind], repair), key)
     metrics = _finish(stage, prepared, time.perf_counter() - started)
     return _summary(metrics, workspace)
 
@@ -136,7 +140,6 @@ def _results(
         from ray_jobs.profile_batch_api import write_blocks as on_batch_api
 
         return on_batch_api(workspace, config, kind, work, key, progress.cost, progress.say)
-    start_ray(max(os.cpu_count() or 1, cpus_needed(config)))
     if config.backend == "vllm":
         from ray_jobs.profile_vllm import write_blocks as on_vllm
 
@@ -144,12 +147,6 @@ def _results(
     from ray_jobs.profile_actors import write_blocks as on_actors
 
     return on_actors(workspace, config, kind, work, key, progress.cost)
-
-
-def cpus_needed(config: ProfileConfig) -> int:
-    """Logical CPUs without which the stage would wait for ever."""
-    least = 0.0 if config.backend == "openai" else 1.0
-    return math.ceil(config.compute.actors[0] * max(least, config.compute.cpus_per_actor)) + 2
 
 
 def _texts(workspace: Workspace, kinds: Iterable[TextKind]) -> Iterator[pa.Table]:

@@ -12,9 +12,10 @@ from typing import Any
 
 import ray
 from pydantic import SecretStr
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.block_pool import run_blocks
-from ray_jobs.runtime import cluster_limit
+from ray_jobs.resources import actor_options, section_demands
 from ray_jobs.shared_limits import RemoteLimits, SharedLimits
 from xrec.config import ProfileConfig, TextKind
 from xrec.profiles import parts
@@ -126,14 +127,14 @@ def write_blocks(
         FatalError: no further call can succeed.
     """
     compute = config.compute
-    check_resources(config)
     shared = None
     if config.backend != "extractive" and (
         compute.requests_per_minute or compute.tokens_per_minute or compute.spend_cap
     ):
-        # Never restarted: it would have forgotten what is spent.
+        # Never restarted: it would have forgotten what is spent. It stays by the driver, whose node has to last anyway.
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         limits: Any = ray.remote(SharedLimits)
-        shared = limits.options(num_cpus=0, max_concurrency=_MOST_WAITING).remote(
+        shared = limits.options(num_cpus=0, max_concurrency=_MOST_WAITING, scheduling_strategy=beside).remote(
             compute.requests_per_minute, compute.tokens_per_minute, Budget(compute.spend_cap, spent)
         )
     results = run_blocks(
@@ -142,32 +143,13 @@ def write_blocks(
         [{"block": block, "rows": json.dumps(chosen)} for block, chosen in work.items()],
         (compute.actors[0], max(compute.actors[0], min(compute.actors[1], len(work)))),
         blocks_at_once(config),
-        num_cpus=_cpus(config),
+        **actor_options(section_demands("profile", config)[0].bundles[0]),
     )
     with closing(results):
         for result in results:
             if result["fatal"]:
                 raise FatalError(result["fatal"])
             yield result
-
-
-def check_resources(config: ProfileConfig) -> None:
-    """Refuse what Ray would wait for without end.
-
-    Raises:
-        FatalError: the cluster has too few CPUs for the least number of actors.
-    """
-    least, has = config.compute.actors[0], cluster_limit().get("CPU", 0.0)
-    if has < least * _cpus(config):
-        raise FatalError(
-            f"{least} actors need {least * _cpus(config):g} CPUs, but Ray has {has:g}; lower profile.compute.actors or "
-            "cpus_per_actor, or give Ray more"
-        )
-
-
-def _cpus(config: ProfileConfig) -> float:
-    """Logical CPUs of an actor: one that waits for an endpoint needs little, one that extracts works all the time."""
-    return 1.0 if config.backend == "extractive" else config.compute.cpus_per_actor
 
 
 def blocks_at_once(config: ProfileConfig) -> int:

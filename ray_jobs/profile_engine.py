@@ -12,8 +12,9 @@ from typing import Any
 import jinja2
 from ray.data.llm import vLLMEngineProcessorConfig
 
-from ray_jobs.runtime import cluster_limit, innermost_cause, logs_of_workers
-from xrec.config import ProfileCompute, ProfileConfig, TextKind
+from ray_jobs.resources import section_demands
+from ray_jobs.runtime import innermost_cause, logs_of_workers
+from xrec.config import ProfileConfig, TextKind
 from xrec.profiles.answers import FatalError
 from xrec.profiles.prompts import SCHEMAS
 
@@ -43,7 +44,7 @@ def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConf
         engine_kwargs=arguments,
         batch_size=compute.rows_per_block,
         concurrency=(least, max(least, min(most, blocks))),
-        placement_group_config={"bundles": _bundles(compute, arguments)},
+        placement_group_config={"bundles": section_demands("profile", config)[0].bundles},
         runtime_env={"env_vars": environment},
         # A row that the engine refuses becomes a failed row, and costs no other one its answer.
         should_continue_on_error=True,
@@ -52,33 +53,6 @@ def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConf
         tokenize_stage={"enabled": False},
         detokenize_stage={"enabled": False},
     )
-
-
-def _bundles(compute: ProfileCompute, arguments: dict[str, Any]) -> list[dict[str, float]]:
-    """Logical resources of one engine's workers."""
-    cpus = max(1.0, compute.cpus_per_actor)
-    if compute.gpus_per_actor == 0:
-        return [{"CPU": cpus}]
-    workers = arguments.get("tensor_parallel_size", 1) * arguments.get("pipeline_parallel_size", 1)
-    return [{"CPU": cpus / workers, "GPU": compute.gpus_per_actor / workers}] * workers
-
-
-def check_resources(config: ProfileConfig) -> None:
-    """Refuse what Ray would wait for without end.
-
-    Raises:
-        FatalError: the cluster has too few CPUs or GPUs for the least number of engines.
-    """
-    compute, limit = config.compute, cluster_limit()
-    least = compute.actors[0]
-    # One more for the tasks that read the requests.
-    needs = {"CPU": least * max(1.0, compute.cpus_per_actor) + 1, "GPU": least * compute.gpus_per_actor}
-    for name, needed in needs.items():
-        if limit.get(name, 0.0) < needed:
-            raise FatalError(
-                f"the vLLM backend needs {name} {needed:g} ({least} engines), but Ray has {limit.get(name, 0.0):g}; "
-                "lower profile.compute.actors, cpus_per_actor or gpus_per_actor, or give Ray more"
-            )
 
 
 def sampling_parameters(config: ProfileConfig, kind: TextKind) -> dict[str, Any]:

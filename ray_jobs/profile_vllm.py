@@ -18,7 +18,6 @@ from ray.exceptions import RayError
 
 from ray_jobs.block_pool import as_dataset
 from ray_jobs.profile_engine import (
-    check_resources,
     engine_config,
     load_chat_tokenizer,
     sampling_parameters,
@@ -56,11 +55,9 @@ def write_blocks(
         `parts.block_result`, of every block.
 
     Raises:
-        FatalError: the model has no chat template or takes none of our messages, the cluster is too small, or the
-            engine does not start.
+        FatalError: the model has no chat template or takes none of our messages, or the engine does not start.
     """
     load_chat_tokenizer(config)
-    check_resources(config)
     held = _held(workspace, kind, work)
     for block, results in _pass(workspace, config, kind, {b: r for b, r in work.items() if b not in held}, False):
         outcomes = {row: _outcome(config, kind, result, None) for row, result in results.items()}

@@ -55,15 +55,6 @@ def start_ray(cpus: int | None = None, metrics_port: int | None = None) -> None:
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet, **ports)
 
 
-def cluster_limit() -> dict[str, float]:
-    """What the connected cluster can ever hold, by resource name: what it has, or what its autoscaler may grow to."""
-    # Ray tells the autoscaler's limit through this module alone.
-    from ray._private.state import state
-
-    now, limit = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0.0), float(limit.get(name, 0.0))) for name in now.keys() | limit.keys()}
-
-
 def data_context() -> "DataContext":
     """Ray Data's settings for a stage that has a bar of its own: a copy of the current ones, to make current."""
     from ray.data import DataContext

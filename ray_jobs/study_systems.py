@@ -6,7 +6,6 @@ system share it. Stages before those that a system cannot take from the workspac
 a place that all systems asking for the same share.
 """
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from ray.exceptions import RayError
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from ray_jobs.runtime import innermost_cause, start_ray
+from ray_jobs.resources import actor_options, require, study_demands
+from ray_jobs.runtime import innermost_cause
 from xrec.config import ConfigError, ExplainConfig, RunConfig, StudyConfig
 from xrec.config_files import section_config, with_overrides
 from xrec.evaluation.comparison import System
@@ -109,10 +109,10 @@ def run_systems(workspace: Workspace, study: StudyConfig, runs: Sequence[Run], s
     """
     failures: dict[str, str] = {}
     with _Progress(stage, len(runs)) as progress:
-        _run_all(study, _shared_work(workspace, runs), failures, progress)
+        _run_all(stage, study, _shared_work(workspace, runs), failures, progress)
         sound = [run for run in runs if _name(run.shared_workspace(workspace)) not in failures]
         work = [(f"{run.system}/{run.seed}", run.workspace(workspace), run.config, run.own) for run in sound]
-        _run_all(study, work, failures, progress)
+        _run_all(stage, study, work, failures, progress)
     if failures:
         raise WorkspaceError(
             f"{stage}: {len(failures)} of {len(runs)} systems failed: "
@@ -120,11 +120,6 @@ def run_systems(workspace: Workspace, study: StudyConfig, runs: Sequence[Run], s
             + ". The others are finished: mend the cause and run the same command again"
         )
     return [System(run.system, run.kind, run.seed, run.workspace(workspace)) for run in runs]
-
-
-def cpus_needed(settings: RunConfig, study: StudyConfig) -> int:
-    """Logical CPUs for the systems that run at the same time."""
-    return study.compute.parallel * max(_cpus(run.config, run.own) for run in plan(settings, study))
 
 
 def common_stages(settings: RunConfig) -> list[str]:
@@ -173,27 +168,29 @@ def _name(folder: Workspace | None) -> str:
 
 
 def _run_all(
+    stage: str,
     study: StudyConfig,
     work: list[Work],
     failures: dict[str, str],
     progress: "_Progress",
 ) -> None:
-    for name, result in _results(work, study):
+    for name, result in _results(stage, work, study):
         if isinstance(result, Exception):
             failures[name] = innermost_cause(result)
         progress.add(name, result)
 
 
-def _results(work: list[Work], study: StudyConfig) -> Iterator[tuple[str, list[str] | Exception]]:
+def _results(stage: str, work: list[Work], study: StudyConfig) -> Iterator[tuple[str, list[str] | Exception]]:
     """Summaries of each piece of work, or why it failed. What is finished needs no Ray, and comes first."""
-    finished = [w for w in work if all(w[1].is_finished(stage) for stage in w[3])]
+    finished = [w for w in work if all(w[1].is_finished(own) for own in w[3])]
     for name, folder, config, stages in finished:
         yield name, run_own_stages(folder, config, stages)
     waiting = [w for w in work if w not in finished]
     if not waiting:
         return
-    start_ray(study.compute.parallel * max(_cpus(config, stages) for _, _, config, stages in waiting))
-    remote = ray.remote(num_cpus=0, max_retries=0)(run_own_stages)
+    needed = study_demands(stage, study.compute, [(config, stages) for _, _, config, stages in waiting])
+    require(needed)
+    remote = ray.remote(max_retries=0, **actor_options(needed[0].bundles[0]))(run_own_stages)
     running: dict[Any, str] = {}
     while waiting or running:
         while waiting and len(running) < study.compute.parallel:
@@ -213,20 +210,6 @@ def run_own_stages(workspace: Workspace, config: RunConfig, stages: tuple[str, .
     from ray_jobs.job import stage_function
 
     return [stage_function(stage)(workspace, section_config(stage, config)) for stage in stages]
-
-
-def _cpus(config: RunConfig, stages: Sequence[str]) -> int:
-    """Logical CPUs that one system takes at its widest, and one for what Ray Data does beside its actors."""
-    from ray_jobs import evaluate_actors, explain
-
-    needs = [2]
-    if "tune" in stages and config.tune is not None:
-        needs.append(math.ceil(config.tune.compute.workers * config.tune.compute.cpus_per_worker) + 1)
-    if "explain" in stages and config.explain is not None:
-        needs.append(explain.cpus_needed(config.explain.compute))
-    if "evaluate" in stages and config.evaluate is not None:
-        needs.append(evaluate_actors.cpus_needed(config.evaluate.compute))
-    return max(needs)
 
 
 class _Progress:

@@ -6,6 +6,7 @@ What is learned, and in which order, is `xrec.explainer.tuning`'s business; how 
 
 import copy
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 from transformers import AutoTokenizer
 
-from ray_jobs.runtime import cluster_limit, start_ray
+from ray_jobs.resources import how_many_fit, require, section_demands, tune_demand, waiting, worker_bundle
 from ray_jobs.tune_progress import show_progress
-from xrec.config import ConfigError, TuneCompute, TuneConfig
+from xrec.config import ConfigError, TuneConfig
 from xrec.explainer.loading import backbone_folder
 from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, phases_of
 from xrec.explainer.tuning_data import TuningData, load_tuning_data
@@ -30,6 +31,7 @@ from xrec.workspace import Workspace, WorkspaceError
 
 CHECKPOINTS, TENSORBOARD, ADAPTER = "checkpoints", "tensorboard", "adapter"
 _KEPT_CHECKPOINTS = 2
+_STEP = "step_"
 
 
 def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_run: bool = False) -> str:
@@ -47,13 +49,15 @@ def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_ru
         One line that says what was written where.
 
     Raises:
-        WorkspaceError: an input stage has not finished, the workspace is out of the workers' reach, or a worker
-            failed more often than `compute.max_failures` allows.
+        WorkspaceError: an input stage has not finished, the workspace is out of the workers' reach, or workers
+            failed more often between two checkpoints than `compute.max_failures` allows.
         ConfigError: the cluster can never hold the workers asked for.
         ValueError: the backbone cannot be loaded.
     """
     target, compute = workspace.path("tune", ADAPTER), config.compute
-    workers = f"{compute.workers} worker{'s' * (compute.workers > 1)}, ZeRO-{compute.zero_stage}"
+    highest = compute.max_workers or compute.workers
+    number = f"{compute.workers} to {highest}" if highest > compute.workers else f"{compute.workers}"
+    workers = f"{number} worker{'s' * (highest > 1)}, ZeRO-{compute.zero_stage}"
     if dry_run:
         data, steps = _plan(workspace, config)
         return (
@@ -66,9 +70,9 @@ def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_ru
     if stage.done:
         return f"tune: already finished ({target})"
     _, steps = _plan(workspace, config)
-    start_ray()
-    with show_progress(workspace, steps):
-        metrics = _fit(workspace, config, use_gpu(compute))
+    gpu = use_gpu(config)
+    with show_progress(workspace, steps), waiting([tune_demand(compute, gpu)]):
+        metrics = _fit(workspace, config, gpu)
     stage.finish(metrics, exclude=(f"{CHECKPOINTS}/", f"{TENSORBOARD}/"))
     losses = (
         f", val nll {metrics[LOSS]:.4f} per token (shuffled {metrics[SHUFFLED_LOSS]:.4f})" if LOSS in metrics else ""
@@ -76,26 +80,18 @@ def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_ru
     return f"tune: {metrics['train/rows']:,} rows, {metrics['steps']:,} steps, {workers}{losses} -> {target}"
 
 
-def use_gpu(compute: TuneCompute) -> bool:
-    """Whether workers get a GPU each, after checking that the cluster can hold the workers at all.
+def use_gpu(config: TuneConfig) -> bool:
+    """Connect to Ray; whether workers get a GPU each, after checking that the cluster can hold the workers at all.
 
     Raises:
         ConfigError: it never can, not even after it has scaled up.
     """
-    available = cluster_limit()
-    gpus = available.get("GPU", 0.0)
-    if compute.gpu is True and gpus < compute.workers:
-        raise ConfigError(
-            f"tune.compute.gpu = true needs {compute.workers} GPUs (one a worker), and the cluster has {gpus:g}; "
-            "lower tune.compute.workers, or set tune.compute.gpu to auto or false"
-        )
-    needed, found = compute.workers * compute.cpus_per_worker, available.get("CPU", 0.0)
-    if needed > found + 1e-6:
-        raise ConfigError(
-            f"tune.compute: {compute.workers} workers of {compute.cpus_per_worker:g} CPUs need {needed:g}, and the "
-            f"cluster has {found:g}; lower tune.compute.workers, or tune.compute.cpus_per_worker (a fraction will do)"
-        )
-    return compute.gpu is not False and gpus >= compute.workers
+    compute = config.compute
+    shape = require(section_demands("tune", config))
+    if compute.gpu != "auto" or compute.accelerator_type:
+        return compute.gpu is not False
+    fitting = how_many_fit(tune_demand(compute, True), shape)
+    return fitting is not None and fitting >= compute.workers
 
 
 def _refuse_unreachable(workspace: Workspace) -> None:
@@ -130,37 +126,59 @@ def _plan(workspace: Workspace, config: TuneConfig) -> tuple[TuningData, int]:
 
 
 def _fit(workspace: Workspace, config: TuneConfig, gpu: bool) -> dict[str, Any]:
+    """Train, and from the last checkpoint again after each failure that `compute.max_failures` allows.
+
+    Failures are counted here, because Ray Train's own count is never set back: on spot machines, a long run would lose
+    more nodes than any number that also ends a run with a bug. A node lost without notice looks like a failed worker.
+    """
+    most, failures, reached = config.compute.max_failures, 0, _newest_checkpoint(workspace)
+    while True:
+        try:
+            figures: Any = _trainer(workspace, config, gpu).fit().return_value
+            return figures
+        except WorkerGroupError as error:
+            rank, problem = min(error.worker_failures.items(), key=lambda failure: failure[0])
+            cause = str(problem).strip().splitlines()[-1]
+            before, reached = reached, _newest_checkpoint(workspace)
+            failures = failures + 1 if reached == before else 1
+            if 0 <= most < failures:
+                raise WorkspaceError(
+                    f"workspace {workspace.uri}: tuning failed on worker {rank}: {cause}; "
+                    "run `xrec tune` again to resume from the last checkpoint"
+                ) from error
+            print(f"tune: worker {rank} failed ({cause}); going on from {reached or 'the start'}", file=sys.stderr)
+        except TrainingFailedError as error:
+            raise WorkspaceError(f"workspace {workspace.uri}: tuning failed: {error}; run `xrec tune` again") from error
+
+
+def _newest_checkpoint(workspace: Workspace) -> str:
+    """The name of the last step that is saved; empty where there is none."""
+    names = (file.split("/")[0] for file in workspace.files("tune", CHECKPOINTS))
+    return max((name for name in names if name.startswith(_STEP)), default="")
+
+
+def _trainer(workspace: Workspace, config: TuneConfig, gpu: bool) -> TorchTrainer:
     compute = config.compute
     highest = compute.max_workers or compute.workers
-    trainer = TorchTrainer(
+    return TorchTrainer(
         train_worker,
         train_loop_config={"workspace": workspace.uri, "config": config.model_dump(mode="json"), "gpu": gpu},
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=compute.workers if highest == compute.workers else (compute.workers, highest),
             use_gpu=gpu,
-            resources_per_worker={"CPU": compute.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+            resources_per_worker=worker_bundle(compute, gpu),
         ),
         run_config=RunConfig(
             # The same name and path on every run: that is how Ray Train finds the checkpoints of an interrupted one.
             name=CHECKPOINTS,
             storage_path=workspace.path("tune"),
             storage_filesystem=None if workspace.is_local else _arrow_filesystem(workspace),
-            failure_config=FailureConfig(max_failures=compute.max_failures),
+            # A preemption with notice is Ray Train's business, without a limit; all else comes back to be counted.
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),
             checkpoint_config=CheckpointConfig(num_to_keep=_KEPT_CHECKPOINTS),
         ),
     )
-    try:
-        figures: Any = trainer.fit().return_value
-    except WorkerGroupError as error:
-        rank, cause = min(error.worker_failures.items(), key=lambda failure: failure[0])
-        raise WorkspaceError(
-            f"workspace {workspace.uri}: tuning failed on worker {rank}: {str(cause).strip().splitlines()[-1]}; "
-            "run `xrec tune` again to resume from the last checkpoint"
-        ) from error
-    except TrainingFailedError as error:
-        raise WorkspaceError(f"workspace {workspace.uri}: tuning failed: {error}; run `xrec tune` again") from error
-    return figures
 
 
 def _arrow_filesystem(workspace: Workspace) -> pyarrow.fs.FileSystem:
@@ -230,7 +248,7 @@ def _report(state: Any, progress: Any, spec: Any, first: bool) -> None:
     from xrec.explainer.tuning_engine import save_checkpoint
 
     figures = {"step": progress.step, "best_loss": progress.best_loss}
-    name = f"step_{progress.step:08d}"
+    name = f"{_STEP}{progress.step:08d}"
     with tempfile.TemporaryDirectory() as folder:
         if first:
             save_checkpoint(folder, state, progress, spec)

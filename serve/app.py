@@ -7,10 +7,13 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from ray_jobs.demands import bundle
+from ray_jobs.resources import actor_options
 from serve.explainer import Explainer
 from serve.ingress import Ingress
 from serve.lookup import EmbeddingLookup
 from xrec.config import ConfigError, ServeConfig, ServeReplicas
+from xrec.config.serve import ExplainerReplicas
 
 # A rolling update starts new replicas before old ones end; with one replica a smaller share is none.
 _SURGE_PERCENT = 100
@@ -28,12 +31,11 @@ def build_app(args: ServeConfig) -> Application:
     if not args.datasets:
         raise ConfigError("serve.datasets is empty; name at least one, such as {demo: runs/demo}")
     explainer = args.explainer
-    resources: dict[str, Any] = {"num_gpus": explainer.gpus} if explainer.gpus else {}
     first = next(iter(args.datasets.values()))
     bound_lookup = _deployment(EmbeddingLookup, "EmbeddingLookup", args.lookup, args).bind(
         args.datasets, args.lookup.refresh_seconds
     )
-    bound_explainer = _deployment(Explainer, "Explainer", explainer, args, **resources).bind(
+    bound_explainer = _deployment(Explainer, "Explainer", explainer, args).bind(
         first, explainer.model_dump(mode="json")
     )
     return _deployment(Ingress, "Ingress", args.ingress, args).bind(
@@ -41,7 +43,7 @@ def build_app(args: ServeConfig) -> Application:
     )
 
 
-def _deployment(target: Any, name: str, options: ServeReplicas, args: ServeConfig, **resources: Any) -> Any:
+def _deployment(target: Any, name: str, options: ServeReplicas, args: ServeConfig) -> Any:
     least, most = options.replicas
     number: dict[str, Any] = {"num_replicas": least}
     if least < most:
@@ -50,10 +52,15 @@ def _deployment(target: Any, name: str, options: ServeReplicas, args: ServeConfi
                 min_replicas=least, max_replicas=most, target_ongoing_requests=options.target_ongoing_requests
             )
         }
+    # The ingress and the lookup have no GPUs.
+    gpus, accelerator = (
+        (options.gpus, options.accelerator_type) if isinstance(options, ExplainerReplicas) else (0, None)
+    )
+    taken = actor_options(bundle(options.cpus, gpus, options.memory, accelerator))
     return serve.deployment(
         target,
         name=name,
-        ray_actor_options={"num_cpus": options.cpus, **resources},
+        ray_actor_options=taken,
         max_ongoing_requests=options.max_ongoing_requests,
         max_queued_requests=options.max_queued_requests,
         backpressure_config=BackpressureConfig(retry_after_s=args.limits.retry_after_seconds),

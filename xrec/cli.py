@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xrec import __version__
+from xrec import __version__, submit_cli
 
 if TYPE_CHECKING:
     from xrec.config import RunConfig
@@ -264,16 +264,11 @@ def baseline(
     dry_run: DryRunOption = False,
 ) -> None:
     """Train another system on the same data, and have it explain the same pairs."""
-    from ray_jobs import baseline as stage
-    from ray_jobs.job import open_workspace
-    from xrec.config_files import load_config, section_config
+    from ray_jobs.baseline import run_beside
+    from ray_jobs.job import run_stage
 
     given = [*(overrides or []), f"baseline.name={json.dumps(system)}", f"baseline.seed={seed}"]
-    settings = load_config(config, given)
-    opened = open_workspace(workspace, settings)
-    if not dry_run:
-        opened = opened.variant(system, seed, ("baseline", "explain", "evaluate"))
-    typer.echo(stage.run(opened, section_config("baseline", settings), force=force, dry_run=dry_run))
+    typer.echo(run_stage("baseline", run_beside, workspace, config, given, force, dry_run))
 
 
 _plain_verb(
@@ -302,11 +297,10 @@ _plain_verb(
 def snapshot(workspace: WorkspaceOption = None, config: ConfigOption = None, overrides: SetOption = None) -> None:
     """Publish what is finished for serving; a running server takes it over by itself."""
     from ray_jobs.job import open_workspace
+    from ray_jobs.snapshot import run as publish
     from xrec.config_files import load_config
-    from xrec.serving.publishing import publish
 
-    opened = open_workspace(workspace, load_config(config, overrides))
-    typer.echo(f"snapshot {publish(opened)} of {opened} is the current one")
+    typer.echo(publish(open_workspace(workspace, load_config(config, overrides))))
 
 
 @app.command(epilog="Example: xrec serve runs/demo --port 8000")
@@ -352,6 +346,9 @@ def _dataset_name(workspace: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "default"
 
 
+app.command(epilog=submit_cli.EXAMPLES)(submit_cli.submit)
+
+
 @app.command(epilog="Example: xrec run configs/demo.yaml --workspace runs/demo")
 def run(
     config: Annotated[str, typer.Argument(help="YAML file; the stages whose sections it has are run.")],
@@ -361,16 +358,14 @@ def run(
     dry_run: DryRunOption = False,
 ) -> None:
     """Run every stage that a config names, in order, skipping what is done."""
-    from ray_jobs.job import open_workspace, run_stages
-    from xrec.config import ConfigError
+    from ray_jobs.job import open_workspace, run_stages, stages_of
     from xrec.config_files import load_config
 
     settings = load_config(config, overrides)
-    if not settings.stages():
-        raise ConfigError(f"{config} names no stage; give it sections such as `sample:` and `preprocess:`")
+    stages_of(settings)
     opened = open_workspace(workspace, settings)
-    for seconds, summary in run_stages(opened, settings, force, dry_run):
-        typer.echo(f"[{seconds:7.1f} s] {summary}")
+    for line in run_stages(opened, settings, force, dry_run):
+        typer.echo(line)
     if not dry_run:
         _show_results(opened, settings)
 

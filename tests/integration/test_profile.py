@@ -191,7 +191,7 @@ def test_no_key_no_text_no_model_are_said_plainly(workspace, monkeypatch):
 
 def test_more_actors_than_the_cluster_can_hold_are_refused(workspace, endpoint, ray_session):
     config = profile_config(endpoint.url, compute={"actors": (100, 100), "cpus_per_actor": 2})
-    with pytest.raises(WorkspaceError, match=r"100 actors need 200 CPUs, but Ray has 4"):
+    with pytest.raises(ConfigError, match=r"needs \{CPU: 2\}, 100 times, but the cluster can hold 2 at most"):
         run(workspace, config)
 
 

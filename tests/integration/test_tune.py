@@ -5,7 +5,7 @@ import torch
 
 from tests.tiny_world import make_workspace, tune_config
 from tests.zero_group import run_group
-from xrec.config import ConfigError, TuneCompute
+from xrec.config import ConfigError, TuneCompute, TuneConfig
 from xrec.explainer.model import load_backbone
 from xrec.explainer.tuning import LOSS, SHUFFLED_LOSS, Tuner, assemble
 from xrec.explainer.tuning_engine import TorchEngine, load_checkpoint, save_checkpoint
@@ -149,12 +149,12 @@ def test_a_checkpoint_holds_the_adapter_alone(outcome):
 def test_the_stage_refuses_what_it_cannot_do(ray_session, workspace):
     from ray_jobs.tune import run, use_gpu
 
-    with pytest.raises(ConfigError, match=r"64 workers of 2 CPUs need 128, and the\s+cluster has 4"):
-        use_gpu(TuneCompute(workers=64, cpus_per_worker=2))
+    with pytest.raises(ConfigError, match=r"a worker needs \{CPU: 2\}, 64 times, but the cluster can hold 2 at most"):
+        use_gpu(TuneConfig(compute=TuneCompute(workers=64, cpus_per_worker=2)))
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="gpu = true needs 2 GPUs"):
-            use_gpu(TuneCompute(workers=2, gpu=True))
-        assert use_gpu(TuneCompute(workers=2)) is False
+        with pytest.raises(ConfigError, match="no node has or can get more than GPU: 0"):
+            use_gpu(TuneConfig(compute=TuneCompute(workers=2, gpu=True)))
+        assert use_gpu(TuneConfig(compute=TuneCompute(workers=2))) is False
     with pytest.raises(WorkspaceError, match="cannot see this process's memory"):
         run(Workspace("memory://tune-refused"), tune_config())
     with pytest.raises(ConfigError, match=r"tune\.backbone = 'no/such-model' cannot be loaded"):

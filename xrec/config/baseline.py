@@ -4,14 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Rate, Section
+from xrec.config.base import Count, ProcessCompute, Rate, Section
 
 SystemName = Literal["att2seq", "nrt", "peter", "peter_plus", "pepler", "item_profile", "similar_user"]
 # The bytes, the special tokens and a reserved one: what a byte-level vocabulary begins with.
 SMALLEST_VOCABULARY = 260
 
 
-class BaselineCompute(Section):
+class BaselineCompute(ProcessCompute):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all")
     generation_batch: Count = Field(default=256, description="pairs explained together")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Section, Share
+from xrec.config.base import Count, ProcessCompute, Section, Share
 
 
 class SampleConfig(Section):
@@ -18,12 +18,14 @@ class SampleConfig(Section):
     )
     noise: Share = Field(default=0.03, description="share of interactions that ignore the user's taste")
     seed: int = Field(default=0, description="the same seed gives the same world")
+    compute: ProcessCompute = ProcessCompute()
 
 
 class ImportConfig(Section):
     """A published XRec data folder."""
 
     path: str = Field(description="the folder with total*.csv or para_dict.pickle and trn/val/tst.pkl")
+    compute: ProcessCompute = ProcessCompute()
 
 
 class PreprocessConfig(Section):
@@ -48,6 +50,7 @@ class PreprocessConfig(Section):
     zero_shot_users: Share = Field(default=0.0, description="share of users that no training stage sees")
     zero_shot_items: Share = Field(default=0.0, description="share of items that no training stage sees")
     seed: int = 0
+    compute: ProcessCompute = ProcessCompute()
 
     @model_validator(mode="after")
     def _ratios_sum_to_one(self):

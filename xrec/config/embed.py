@@ -1,18 +1,36 @@
 """Settings of LightGCN."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Rate, Section
+from xrec.config.base import Count, Gibibytes, ProcessCompute, Rate, Section
 
 
-class EmbedCompute(Section):
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all")
+class EmbedCompute(ProcessCompute):
+    workers: Count = Field(
+        default=1, description="processes that share the graph; 1 is the present one, more are Ray Train's workers"
+    )
+    device: str = Field(default="auto", description="of the present process: auto, cpu, cuda or cuda:N")
+    gpu: bool | Literal["auto"] = Field(default="auto", description="one GPU a worker")
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(default=1, description="logical CPUs of a worker")
+    memory_per_worker: Gibibytes | None = Field(default=None, description="GiB that a worker reserves; default: none")
+    threads: int | None = Field(
+        default=None, ge=1, description="CPU threads of a process; default: all, or the machine's over its workers"
+    )
+    max_failures: Annotated[int, Field(ge=-1)] = Field(default=3, description="worker failures survived; -1: no limit")
     checkpoint_seconds: Annotated[float, Field(ge=0)] = Field(
         default=300.0, description="least time between states from which an interrupted run goes on"
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_a_device(self):
+        if self.workers > 1 and self.device != "auto":
+            raise ValueError(
+                f"device = {self.device!r} is where the present process computes, but workers = {self.workers}; leave "
+                "it at auto, and say by `gpu` whether each worker has one"
+            )
+        return self
 
 
 class EmbedConfig(Section):

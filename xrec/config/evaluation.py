@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Rate, Section
+from xrec.config.base import Accelerator, Count, Gibibytes, ProcessCompute, Rate, Section
 from xrec.config.profile import Price
 
 MetricFamily = Literal[
@@ -79,11 +79,17 @@ class FactualityConfig(Section):
     )
 
 
-class EvaluateCompute(Section):
+class EvaluateCompute(ProcessCompute):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     actors: tuple[Count, Count] = Field(default=(1, 1), description="smallest and largest number of scoring actors")
     cpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=1, description="logical CPUs of a scoring actor")
     gpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs of a scoring actor")
+    memory_per_actor: Gibibytes | None = Field(
+        default=None, description="GiB that a scoring actor reserves; default: none"
+    )
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="kind of GPU of the actors' nodes, such as A100; default: any"
+    )
     rows_per_block: Count = Field(
         default=2048, description="predictions a written file, which is also the step of a resumed run"
     )
@@ -128,3 +134,4 @@ class ReportConfig(Section):
 
     examples: Annotated[int, Field(ge=0)] = Field(default=8, description="pairs shown side by side")
     title: str = "XRec report"
+    compute: ProcessCompute = ProcessCompute()

@@ -1,10 +1,14 @@
 """Settings of the backbone, of adapter tuning, and of batch explanation."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Count, Rate, Section, Share
+from xrec.config.base import Accelerator, Count, Gibibytes, ProcessCompute, Rate, Section, Share
+
+_NAME = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+_OWN_ENGINE = re.compile(f"{_NAME}:{_NAME}")
 
 
 class PromptConfig(Section):
@@ -50,6 +54,7 @@ class BackboneConfig(Section):
         default=PromptConfig(), description="the prompts it reads; default: the file's `tune.prompt`"
     )
     seed: int = 0
+    compute: ProcessCompute = ProcessCompute()
 
 
 class AdapterConfig(Section):
@@ -68,7 +73,11 @@ class TuneCompute(Section):
     workers: Count = Field(default=1, description="Ray Train workers (processes)")
     max_workers: int | None = Field(default=None, ge=1, description="elastic upper bound; default: `workers`")
     gpu: bool | Literal["auto"] = Field(default="auto", description="one GPU a worker")
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    cpus_per_worker: Annotated[float, Field(gt=0)] = Field(default=1, description="logical CPUs of a worker")
+    memory_per_worker: Gibibytes | None = Field(default=None, description="GiB that a worker reserves; default: none")
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="kind of GPU of the workers' nodes, such as A100; with it, workers need a GPU each"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads a worker; default: the machine's cores over the workers"
     )
@@ -76,13 +85,28 @@ class TuneCompute(Section):
         default=0, description="DeepSpeed ZeRO stage; 3 also shards the frozen backbone"
     )
     gradient_checkpointing: bool = False
-    max_failures: Annotated[int, Field(ge=-1)] = Field(default=3, description="worker failures survived; -1: no limit")
+    max_failures: Annotated[int, Field(ge=-1)] = Field(
+        default=3,
+        description="failures of workers, or losses of their nodes, survived between two checkpoints; -1: no limit",
+    )
+    checkpoint_every: int | None = Field(
+        default=None, ge=1, description="steps between checkpoints, beside those at validations; 1 on spot machines"
+    )
     micro_batch: int | None = Field(
         default=None, ge=1, description="rows a worker holds at once; default: its share of the batch"
     )
     deepspeed: dict[str, Any] = Field(
         default={}, description="further DeepSpeed settings, merged over those made here (offloading, bucket sizes)"
     )
+
+    @model_validator(mode="after")
+    def _accelerators_are_used(self):
+        if self.accelerator_type and self.gpu is False:
+            raise ValueError(
+                f"accelerator_type = {self.accelerator_type!r}, but gpu = false: the workers would leave it idle; set "
+                "gpu to auto or true, or drop accelerator_type"
+            )
+        return self
 
     @model_validator(mode="after")
     def _elastic_bounds(self):
@@ -156,6 +180,12 @@ class ExplainCompute(Section):
         default=0, description="GPUs of an engine; a part of one where small engines share it"
     )
     cpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=1, description="logical CPUs of an engine")
+    memory_per_actor: Gibibytes | None = Field(
+        default=None, description="GiB that an engine reserves, over all its workers; default: none"
+    )
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="kind of GPU of the engines' nodes, such as A100; default: any"
+    )
     threads: int | None = Field(
         default=None, ge=1, description="CPU threads an actor; default: the machine's cores over the actors"
     )
@@ -170,10 +200,12 @@ class ExplainCompute(Section):
         description="for engine vllm: an engine's workers on one node, or on several where one has too few GPUs",
     )
     engine_arguments: dict[str, Any] = Field(
-        default={}, description="for engine vllm: further engine arguments, such as max_model_len or quantization"
+        default={},
+        description="for engine vllm: further engine arguments, such as max_model_len or quantization; for your own "
+        "engine: whatever it reads",
     )
     engine_environment: dict[str, str] = Field(
-        default={}, description="for engine vllm: environment variables of the engine's processes"
+        default={}, description="for engine vllm and your own: environment variables of the engine's processes"
     )
 
     @property
@@ -224,10 +256,10 @@ class ExplainCompute(Section):
 class ExplainConfig(Section):
     """Batch explanation of pairs."""
 
-    engine: Literal["auto", "vllm", "hf"] = Field(
+    engine: str = Field(
         default="auto",
-        description="vLLM (continuous batching), or Hugging Face transformers; auto: vllm where actors have a GPU, and "
-        "vLLM is installed and runs the backbone",
+        description="vllm (continuous batching), hf (Hugging Face transformers), or your own as module:callable; auto: "
+        "vllm where actors have a GPU, and vLLM is installed and runs the backbone",
     )
     requests: str | None = Field(
         default=None, description="parquet of (user, item) or (user_id, item_id); default: the split's explained pairs"
@@ -245,6 +277,16 @@ class ExplainConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: int = 0
     compute: ExplainCompute = ExplainCompute()
+
+    @field_validator("engine")
+    @classmethod
+    def _engine_is_known(cls, value: str) -> str:
+        if value not in ("auto", "vllm", "hf") and not _OWN_ENGINE.fullmatch(value):
+            raise ValueError(
+                f"engine = {value!r} is none; choose auto, vllm or hf, or name your own as module:callable, such as "
+                "my_package.engines:RemoteEngine"
+            )
+        return value
 
     @field_validator("controls", mode="before")
     @classmethod

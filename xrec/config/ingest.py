@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Rate, Section, Share
+from xrec.config.base import Count, Gibibytes, Rate, Section, Share
 
 
 class ReviewColumns(Section):
@@ -32,6 +32,10 @@ class IngestCompute(Section):
         default=64, description="a file's share that one task reads; also the step of a resumed run"
     )
     tasks: Count | None = Field(default=None, description="chunks that are read at once; default: one a CPU")
+    cpus_per_task: Rate = Field(default=1, description="logical CPUs of a chunk's task")
+    memory_per_task: Gibibytes | None = Field(
+        default=None, description="GiB that a chunk's task reserves; default: none"
+    )
 
 
 class IngestConfig(Section):

@@ -4,9 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from xrec.config.base import Count, Rate, Section
+from xrec.config.base import Accelerator, Amount, Count, Gibibytes, Rate, Section
 
-Amount = Annotated[float, Field(ge=0.0)]
 TextKind = Literal["item_profile", "user_profile", "explanation"]
 TEXT_KINDS: tuple[TextKind, ...] = ("item_profile", "user_profile", "explanation")
 
@@ -39,7 +38,13 @@ class ProfileCompute(Section):
     )
     actors: tuple[Count, Count] = Field(default=(1, 4), description="smallest and largest number of writing actors")
     cpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=0.25, description="logical CPUs an actor takes")
-    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=0, description="for backend vllm")
+    gpus_per_actor: Annotated[float, Field(ge=0)] = Field(default=0, description="for backend vllm: GPUs of an engine")
+    memory_per_actor: Gibibytes | None = Field(
+        default=None, description="GiB that an actor reserves, for backend vllm over all its workers; default: none"
+    )
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="for backend vllm: kind of GPU of the engines' nodes, such as A100; default: any"
+    )
     concurrency: Count = Field(default=64, description="requests that an actor has open at once")
     rows_per_block: Count = Field(
         default=32, description="rows a written file, which is also the step of a resumed run"

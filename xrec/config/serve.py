@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Count, Rate, Section
+from xrec.config.base import Accelerator, Count, Gibibytes, Rate, Section
 from xrec.config.explainer import ExplainCompute, ExplainConfig
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -19,6 +19,7 @@ class ServeReplicas(Section):
         default=(1, 1), description="smallest and largest number; between them Ray Serve follows the load"
     )
     cpus: Annotated[float, Field(ge=0)] = Field(default=0.5, description="logical CPUs of a replica")
+    memory: Gibibytes | None = Field(default=None, description="GiB that a replica reserves; default: none")
     target_ongoing_requests: Rate = Field(default=8, description="requests a replica that the number is steered to")
     max_ongoing_requests: Count = Field(default=256, description="requests that a replica has in hand at once")
     max_queued_requests: Count = Field(
@@ -44,6 +45,9 @@ class ExplainerReplicas(ServeReplicas):
 
     cpus: Annotated[float, Field(ge=0)] = 1
     gpus: Annotated[float, Field(ge=0)] = Field(default=0, description="GPUs of a replica; a part of one is shared")
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="kind of GPU of the replicas' nodes, such as A100; default: any"
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: the machine's cores")
     engine: Literal["auto", "vllm", "hf"] = Field(
         default="auto", description="auto: vllm where a replica has a GPU and vLLM is installed and runs the backbone"

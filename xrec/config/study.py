@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xrec.config.base import Count, Section
+from xrec.config.base import Accelerator, Amount, Count, Gibibytes, Section
 
 Overrides = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -21,6 +21,16 @@ _SYSTEMS: dict[str, Overrides] = {"xrec": {}} | {name: {"baseline.name": name} f
 
 class StudyCompute(Section):
     parallel: Count = Field(default=1, description="systems at work at the same time")
+    cpus_per_system: Amount = Field(
+        default=1, description="logical CPUs of a system's own process, beside its workers and actors"
+    )
+    gpus_per_system: Amount = Field(default=0, description="GPUs of a system's own process: baselines train in it")
+    memory_per_system: Gibibytes | None = Field(
+        default=None, description="GiB that a system's own process reserves; default: none"
+    )
+    accelerator_type: Accelerator | None = Field(
+        default=None, description="kind of GPU of the nodes of systems' own processes; default: any"
+    )
 
 
 class StudyConfig(Section):

@@ -1,12 +1,13 @@
 """Which engine explains, and how it is started: from the settings of `explain` to an `Engine`."""
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from xrec.config import ConfigError, ExplainCompute, ExplainConfig
 from xrec.explainer.adapter import AdapterSpec
+from xrec.explainer.custom_engine import check_custom, is_custom, open_custom
 from xrec.explainer.engine import Engine
 from xrec.explainer.generation import HuggingFaceEngine
 from xrec.explainer.loading import backbone_dtype, backbone_folder, check_backbone
@@ -17,18 +18,17 @@ from xrec.workspace import Workspace
 if TYPE_CHECKING:
     from xrec.explainer.vllm_engine import VLLMEngine
 
-EngineName = Literal["vllm", "hf"]
 # Requests that an engine runs together where `max_num_seqs` is not among its arguments: vLLM's own default depends on
 # the machine, and how many blocks an actor must hold depends on it.
 SEQUENCES = 256
 
 
-def choose_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> EngineName:
+def choose_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec) -> str:
     """What `auto` means for a batch: vLLM where actors have a GPU, vLLM is here and it runs the backbone."""
     return resolve_engine(config, _backbone_config(workspace), spec)
 
 
-def resolve_engine(config: ExplainConfig, backbone: Any, spec: AdapterSpec) -> EngineName:
+def resolve_engine(config: ExplainConfig, backbone: Any, spec: AdapterSpec) -> str:
     """The same for a backbone given by its Hugging Face config."""
     if config.engine != "auto":
         return config.engine
@@ -44,13 +44,15 @@ def check_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec)
         ConfigError: naming the setting and the remedy.
     """
     compute = config.compute
-    if config.engine == "hf":
+    if config.engine != "vllm":
         if compute.workers_per_engine > 1:
             raise ConfigError(
                 f"explain.compute: tensor_parallel_size = {compute.tensor_parallel_size} and pipeline_parallel_size = "
-                f"{compute.pipeline_parallel_size}, but the engine is hf, which runs in one process; set "
+                f"{compute.pipeline_parallel_size}, but the engine is {config.engine}, which runs in one process; set "
                 "explain.engine to vllm, or both to 1"
             )
+        if is_custom(config.engine):
+            check_custom(config.engine)
         return
     _need_vllm()
     reason = unsupported(_backbone_config(workspace), spec.injection)  # pyright: ignore
@@ -70,7 +72,7 @@ def open_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec, 
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        ConfigError: vLLM is not here.
+        ConfigError: vLLM is not here, or the user's own engine is no engine.
         WorkspaceError: the backbone is another one.
         ValueError: it cannot be loaded.
     """
@@ -78,6 +80,8 @@ def open_engine(workspace: Workspace, config: ExplainConfig, spec: AdapterSpec, 
     with backbone_folder(workspace, name) as path:
         if config.engine == "vllm":
             return open_vllm(path, config, spec, device, name)
+        if is_custom(config.engine):
+            return open_custom(path, config, spec, device, name)
         return open_hugging_face(path, config, spec, device, name)
 
 

@@ -7,7 +7,9 @@ Source: Figure 2 of arXiv 2406.02377, in our own wording.
 """
 
 import re
+from array import array
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from xrec.config import PromptConfig
@@ -15,6 +17,9 @@ from xrec.fingerprint import hash_of
 
 # Raised whenever the layout below changes, so that adapters tuned with another one are refused.
 LAYOUT_VERSION = 1
+# Fields whose tokens are remembered, under 1 KB each: tokenising the same labels, titles and profiles again for every
+# pair that they are in would be most of what a batch costs beside the model.
+_REMEMBERED = 16_384
 _USER, _ITEM = "user", "item"
 _CONTENT_MARK = "\x00content\x00"
 _SPARE = re.compile(r"reserved|unused|placeholder|control_\d", re.IGNORECASE)
@@ -64,6 +69,7 @@ class PromptBuilder:
         self.config = config or PromptConfig()
         self.reserved_id = reserved_token_id(tokenizer)
         self._frames: dict[str, tuple[list[int], list[int]]] = {}
+        self._field = lru_cache(_REMEMBERED)(self._tokenize_field)
 
     @property
     def hash(self) -> str:
@@ -89,15 +95,19 @@ class PromptBuilder:
         prompt = Prompt(list(prefix))
         for label, name in layout:
             if name in (_USER, _ITEM):
-                prompt.token_ids += self._plain(label)
+                prompt.token_ids += self._field(label, None)
                 positions = prompt.user_positions if name == _USER else prompt.item_positions
                 positions.append(len(prompt.token_ids))
                 prompt.token_ids.append(self.reserved_id)
             elif texts.get(name):
                 limit = self.config.max_title_tokens if name == "title" else self.config.max_profile_tokens
-                prompt.token_ids += self._plain(label) + self._plain(str(texts[name]))[:limit]
+                prompt.token_ids += self._field(label, None)
+                prompt.token_ids += self._field(str(texts[name]), limit)
         prompt.token_ids += suffix
         return prompt
+
+    def _tokenize_field(self, text: str, limit: int | None) -> array:
+        return array("i", self._plain(text)[:limit])
 
     def _plain(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -25,6 +25,8 @@ from xrec.workspace import Workspace, WorkspaceError
 
 STAGE, WORK, TABLE = "explain", "work", "predictions"
 KEY = ["user", "item", "signal"]
+# What `prediction_metrics`, and whoever explains its figures, reads of the predictions.
+MEASURED = ["explanation", "finish_reason", "tokens", "latency", "status", "error"]
 _FOLDER = (STAGE, WORK, "requests")
 
 
@@ -149,7 +151,7 @@ def prediction_metrics(predictions: pa.Table, max_words: int) -> dict[str, float
         "failed_share": 1 - len(sound) / max(1, len(predictions)),
     }
     if len(sound):
-        words = pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(sound["explanation"])))
+        words = pa.chunked_array([_words(chunk) for chunk in sound["explanation"].chunks])
         metrics |= {
             "over_limit_share": _mean(pc.greater(words, max_words)),
             "cut_off_share": _mean(pc.equal(sound["finish_reason"], "length")),
@@ -158,6 +160,11 @@ def prediction_metrics(predictions: pa.Table, max_words: int) -> dict[str, float
             "latency_mean_seconds": _mean(sound["latency"]),
         }
     return metrics
+
+
+def _words(texts: pa.Array) -> pa.Array:
+    """Words of each text; a chunk at a time, since texts take several times their memory as they are cut."""
+    return pc.list_value_length(pc.utf8_split_whitespace(pc.utf8_trim_whitespace(texts)))
 
 
 def _mean(values: pa.ChunkedArray) -> float:

@@ -110,7 +110,8 @@ class Tuner:
             if due and phase.name == "train" and self.data.validation:
                 self._validate_and_judge(progress)
             progress.finished = last or progress.stale >= self.config.patience
-            if self.save is not None and (due or progress.finished):
+            often = self.config.compute.checkpoint_every
+            if self.save is not None and (due or progress.finished or (often and progress.step % often == 0)):
                 self.save(progress)
         return progress
 

@@ -5,6 +5,8 @@ Shapes: N users, M items, D embedding width, L layers. A node is a user (0 to N-
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from scipy.sparse import csr_array
@@ -30,17 +32,28 @@ def normalized_adjacency(pairs: torch.Tensor, users: int, items: int) -> torch.T
     nodes = users + items
     edges = _directed_edges(pairs, users)
     _, weights = gcn_norm(edges, None, nodes, add_self_loops=False, dtype=torch.float32)
-    index = torch.int32 if max(edges.shape[1], nodes) < 2**31 else torch.int64
-    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):
-        # PyTorch calls every use of CSR tensors "beta", once a process.
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+    with quiet_sparse():
         matrix = to_torch_csr_tensor(edges, weights, size=nodes)
-        crow, col = matrix.crow_indices().to(index), matrix.col_indices().to(index)
-        return torch.sparse_csr_tensor(crow, col, matrix.values(), matrix.shape)
+        return sparse_rows(matrix.crow_indices(), matrix.col_indices(), matrix.values(), (nodes, nodes))
+
+
+def sparse_rows(crow: torch.Tensor, column: torch.Tensor, values: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """A CSR matrix for `propagate`, with int32 indices where they suffice."""
+    index = torch.int32 if max(len(column), *shape) < 2**31 else torch.int64
+    with quiet_sparse():
+        return torch.sparse_csr_tensor(crow.to(index), column.to(index), values, shape)
+
+
+@contextmanager
+def quiet_sparse() -> Iterator[None]:
+    """Neither PyTorch's word that CSR tensors are "beta", once a process, nor its costly checks of them."""
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        yield
 
 
 def propagate(adjacency: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """One layer (Eq. 7): the product of the `[N + M, N + M]` CSR matrix and `x` `[N + M, D]`; not differentiable."""
+    """One layer (Eq. 7): the product of a CSR matrix `[rows, nodes]` and `x` `[nodes, D]`; not differentiable."""
     # A sparse row is a weighted bag of rows of x. PyTorch's kernel for bags keeps the row being summed in registers
     # and prefetches, which makes it about three times as fast on a CPU as its sparse matrix product.
     with torch.no_grad():

@@ -20,23 +20,26 @@ class NegativeSampler:
     """
 
     def __init__(self, pairs: torch.Tensor, users: int, items: int):
-        self.items = items
         self.user = pairs[0]
         degree = torch.bincount(pairs[0], minlength=users)
-        self.free = (items - degree)[self.user]
-        if not bool((self.free > 0).any()):
+        self.free = items - degree
+        if not bool((self.free[self.user] > 0).any()):
             raise ValueError(f"train: every user has all {items} items, so that nothing is left to rank below them")
         keys = (pairs[0] * items + pairs[1]).sort().values
         owner = keys.div(items, rounding_mode="floor")
-        self.first = (degree.cumsum(0) - degree)[self.user]
-        position_in_user = torch.arange(len(keys)) - (degree.cumsum(0) - degree)[owner]
+        self.first = degree.cumsum(0) - degree
+        position_in_user = torch.arange(len(keys)) - self.first[owner]
         # Sorted within a user, and from user to user as the stride is more than any `p_j - j`.
         self.stride = items + 1
         self.below = owner * self.stride + (keys - owner * items) - position_in_user
 
     def sample(self, generator: torch.Generator) -> torch.Tensor:
         """`[E]` int64: a negative for each pair, in their order; -1 for users who have every item."""
-        uniform = torch.rand(len(self.user), generator=generator, dtype=torch.float64)
-        rank = torch.minimum((uniform * self.free).long(), self.free - 1)
-        passed = torch.searchsorted(self.below, self.user * self.stride + rank, right=True) - self.first
-        return torch.where(self.free > 0, rank + passed, -1)
+        return self.choose(self.user, torch.rand(len(self.user), generator=generator, dtype=torch.float64))
+
+    def choose(self, user: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """`[K]` int64: the negatives of `user` `[K]` that numbers from 0 to 1 `[K]` stand for; -1 where is none."""
+        free = self.free[user]
+        rank = torch.minimum((uniform * free).long(), free - 1)
+        passed = torch.searchsorted(self.below, user * self.stride + rank, right=True) - self.first[user]
+        return torch.where(free > 0, rank + passed, -1)

@@ -21,7 +21,7 @@ from xrec.graph.ranking_metrics import evaluate_ranking
 from xrec.graph.state import TrainingState
 
 STOPPING_METRIC = "val/recall@20"
-_STOPPING_CUT_OFF = 20
+STOPPING_CUT_OFF = 20
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,37 @@ def train_lightgcn(
     Raises:
         ValueError: a split is empty or has pairs out of range, or a setting is out of range.
     """
-    _check(train, val, users, items, dim, layers, batch_size, max_epochs, patience, evaluate_every, seed)
+    check_training(train, val, users, items, dim, layers, batch_size, max_epochs, patience, evaluate_every, seed)
     order = locality_order(train, users, items)
     train, val = relabel(train, order), relabel(val, order)
     trainer = Trainer(train, users, items, dim, layers, batch_size, learning_rate, weight_decay, seed, device)
+    state = run_epochs(
+        trainer,
+        val,
+        resume,
+        max_epochs=max_epochs,
+        patience=patience,
+        evaluate_every=evaluate_every,
+        on_epoch=on_epoch,
+        on_checkpoint=on_checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    return trainer.result(state, order)
+
+
+def run_epochs(
+    trainer: "Trainer",
+    val: torch.Tensor,
+    resume: TrainingState | None,
+    *,
+    max_epochs: int,
+    patience: int,
+    evaluate_every: int,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_checkpoint: Callable[[TrainingState], None] | None = None,
+    checkpoint_seconds: float = 300.0,
+) -> TrainingState:
+    """The epochs of `train_lightgcn`, whose arguments these are; the state after the last one."""
     state = trainer.restore(resume) if resume else trainer.initial_state()
     saved = time.monotonic()
     while state.epoch < max_epochs and state.stale < patience:
@@ -97,10 +124,10 @@ def train_lightgcn(
         trainer.advance(state, entry)
         if on_epoch:
             on_epoch(entry)
-        if on_checkpoint and time.monotonic() - saved >= checkpoint_seconds:
+        if on_checkpoint and trainer.agreed(time.monotonic() - saved >= checkpoint_seconds):
             on_checkpoint(trainer.snapshot(state))
             saved = time.monotonic()
-    return trainer.result(state, order)
+    return state
 
 
 class Trainer:
@@ -127,9 +154,9 @@ class Trainer:
         self.sampler = NegativeSampler(train, users, items)
         adjacency = normalized_adjacency(train, users, items)
         # The epochs' generators are seeded with (seed, epoch): nothing but the epoch needs saving to resume exactly.
-        self.use_model(LightGCN(adjacency, dim, layers, _generator(seed, 0)).to(self.device), learning_rate)
+        self.use_model(LightGCN(adjacency, dim, layers, generator_of(seed, 0)).to(self.device), learning_rate)
 
-    def use_model(self, model: LightGCN, learning_rate: float) -> None:
+    def use_model(self, model: Any, learning_rate: float) -> None:
         """Train `model` from its present state, with a fresh optimiser."""
         self.model = model
         self.optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
@@ -137,7 +164,7 @@ class Trainer:
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training pairs in random order; the mean of each term of the loss (Eq. 11)."""
         started = time.perf_counter()
-        generator = _generator(self.seed, epoch + 1)
+        generator = generator_of(self.seed, epoch + 1)
         negatives = self.sampler.sample(generator)
         pairs, usable = self.train, negatives >= 0
         triples = torch.stack([pairs[0], pairs[1] + self.users, negatives + self.users])[:, usable]
@@ -145,13 +172,21 @@ class Trainer:
         sums = torch.zeros(2, device=self.device)
         for batch in triples.split(self.batch_size, dim=1):
             sums += self.step(batch) * batch.shape[1]
-        bpr, l2 = (sums / triples.shape[1]).tolist()
+        return self.entry(epoch, sums / triples.shape[1], time.perf_counter() - started)
+
+    def entry(self, epoch: int, terms: torch.Tensor, seconds: float) -> dict[str, float]:
+        """An epoch's entry of the history, from the means of the loss's two terms.
+
+        Raises:
+            ValueError: the loss is no number any more.
+        """
+        bpr, l2 = terms.tolist()
         loss = bpr + self.weight_decay * l2
         if not np.isfinite(loss):
             raise ValueError(
                 f"epoch {epoch}: the loss is {loss}; lower learning_rate ({self.optimizer.param_groups[0]['lr']:g})"
             )
-        return {"epoch": epoch, "loss": loss, "bpr": bpr, "l2": l2, "seconds": time.perf_counter() - started}
+        return {"epoch": epoch, "loss": loss, "bpr": bpr, "l2": l2, "seconds": seconds}
 
     def step(self, batch: torch.Tensor) -> torch.Tensor:
         """One optimisation step on `[3, B]` nodes (user, positive, negative); the two terms of the loss."""
@@ -169,8 +204,12 @@ class Trainer:
         """Recall@20 of the present embeddings on `[2, E]` pairs, training pairs masked, averaged over users."""
         user, item = self.model().split([self.users, self.items])
         train, val = self.train.to(self.device), val.to(self.device)
-        ranking = evaluate_ranking(user, item, val, train, (_STOPPING_CUT_OFF,), mrr=False)
-        return ranking.mean()[f"recall@{_STOPPING_CUT_OFF}"]
+        ranking = evaluate_ranking(user, item, val, train, (STOPPING_CUT_OFF,), mrr=False)
+        return ranking.mean()[f"recall@{STOPPING_CUT_OFF}"]
+
+    def agreed(self, flag: bool) -> bool:
+        """What all processes that train together take for true; here, there is one."""
+        return flag
 
     def initial_state(self) -> TrainingState:
         """Before the first epoch."""
@@ -221,12 +260,16 @@ def relabel(pairs: torch.Tensor, order: tuple[torch.Tensor, torch.Tensor]) -> to
     return torch.stack([order[0][pairs[0]], order[1][pairs[1]]])
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
+def generator_of(seed: int, stream: int) -> torch.Generator:
+    """The random numbers of stream 0 (the initial embeddings) or e + 1 (epoch e)."""
     state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
-def _check(train, val, users, items, dim, layers, batch_size, max_epochs, patience, evaluate_every, seed) -> None:
+def check_training(
+    train, val, users, items, dim, layers, batch_size, max_epochs, patience, evaluate_every, seed
+) -> None:
+    """Raise ValueError where `train_lightgcn` does."""
     for name, pairs in (("train", train), ("val", val)):
         check_pairs(name, pairs, users, items)
         if pairs.shape[1] == 0:

@@ -1,37 +1,16 @@
 """The stage `embed` on a small workspace: what it writes, and what a killed or repeated run leaves behind."""
 
-import pyarrow as pa
 import pytest
 import torch
 
 from ray_jobs import embed
+from tests.taste_world import NEW_ITEMS, NEW_USERS, write_preprocess
 from xrec.config import EmbedConfig
 from xrec.embeddings import Embeddings
 from xrec.metric_logging import read_metrics
 from xrec.workspace import Workspace, WorkspaceError
 
-NEW_USERS, NEW_ITEMS = 20, 10
 CONFIG = EmbedConfig(dim=16, layers=2, batch_size=512, learning_rate=1e-2, max_epochs=8)
-
-
-def write_preprocess(workspace: Workspace, world, with_val: bool = True) -> None:
-    first_new_user, first_new_item = world.users - NEW_USERS, world.items - NEW_ITEMS
-    rows = []
-    for split, pairs in (("train", world.train), ("val", world.val), ("test", world.test)):
-        for number, (user, item) in enumerate(pairs.T.tolist()):
-            zero_shot = user >= first_new_user or item >= first_new_item
-            kind = ("fold_in", "test")[number % 2] if zero_shot else split
-            if with_val or kind != "val":
-                rows.append({"user": user, "item": item, "split": kind})
-    stage = workspace.stage("preprocess", {})
-    users = [{"user": u, "user_id": f"u{u}", "zero_shot": u >= first_new_user} for u in range(world.users)]
-    items = [
-        {"item": i, "item_id": f"i{i}", "title": f"item {i}", "zero_shot": i >= first_new_item}
-        for i in range(world.items)
-    ]
-    for name, table in {"users": users, "items_index": items, "interactions": rows}.items():
-        stage.write_table(name, pa.Table.from_pylist(table))
-    stage.finish()
 
 
 @pytest.fixture
@@ -111,7 +90,7 @@ def test_an_interrupted_run_resumes_to_the_same_embeddings(workspace, taste_worl
             embed.run(workspace, config)
     assert not workspace.is_finished("embed")
     assert not workspace.exists("embed", embed.EMBEDDINGS)
-    assert workspace.exists("embed", "checkpoints", "state.safetensors")
+    assert workspace.exists("embed", "checkpoints", "latest.json")
 
     embed.run(workspace, config)
     assert torch.equal(load(workspace).user, load(whole).user)
@@ -158,3 +137,18 @@ def test_refuses_a_gpu_that_is_not_there(workspace):
     compute = CONFIG.compute.model_copy(update={"device": "cuda:0"})
     with pytest.raises(ValueError, match=r"embed.compute.device = 'cuda:0'.*use auto or cpu"):
         embed.run(workspace, CONFIG.model_copy(update={"compute": compute}))
+
+
+def test_several_workers_need_a_workspace_that_they_can_see(taste_world):
+    workspace = Workspace("memory://embed-workers")
+    write_preprocess(workspace, taste_world)
+    wide = CONFIG.model_copy(update={"compute": CONFIG.compute.model_copy(update={"workers": 2})})
+    assert "dim 16, 2 workers" in embed.run(workspace, wide, dry_run=True)
+    with pytest.raises(WorkspaceError, match="cannot see this process's memory.*embed.compute.workers to 1"):
+        embed.run(workspace, wide)
+    workspace.fs.rm(workspace.root, recursive=True)
+
+
+def test_a_device_is_for_one_process():
+    with pytest.raises(ValueError, match=r"device = 'cuda:0'.*workers = 2; leave it at auto"):
+        EmbedConfig.model_validate({"compute": {"workers": 2, "device": "cuda:0"}})

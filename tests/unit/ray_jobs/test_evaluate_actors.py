@@ -7,9 +7,9 @@ import pytest
 from ray_jobs import evaluate_actors
 from ray_jobs.evaluate_actors import ScoreActor, remove_work, score_predictions
 from tests.unit.evaluation.conftest import explained_workspace
-from xrec.config import EvaluateConfig
+from xrec.config import ConfigError, EvaluateConfig
 from xrec.evaluation.scoring import join_references, score_rows
-from xrec.workspace import Workspace, WorkspaceError
+from xrec.workspace import Workspace
 
 CONFIG = EvaluateConfig(metrics=("length", "rouge", "feature"), compute={"rows_per_block": 10_000})
 
@@ -28,7 +28,7 @@ def begun(world, tmp_path):
 
 
 def test_one_block_needs_no_cluster_and_gives_the_scores_of_one_pass(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_actors, "start_ray", None)
+    monkeypatch.setattr(evaluate_actors, "require", None)
     workspace, joined = begun(world, tmp_path)
     scores, facts = score_predictions(workspace, CONFIG, joined, "cpu")
     scorers = evaluate_actors.open_scorers(workspace, CONFIG, "cpu", True)
@@ -67,5 +67,5 @@ def test_scored_blocks_are_not_scored_again(world, tmp_path, monkeypatch):
 def test_a_cluster_that_is_too_small_is_refused(world, tmp_path, ray_session):
     workspace, joined = begun(world, tmp_path)
     compute = CONFIG.compute.model_copy(update={"rows_per_block": 9, "actors": (3, 3), "cpus_per_actor": 1000.0})
-    with pytest.raises(WorkspaceError, match="evaluate needs CPU 3000 .* lower evaluate.compute.actors"):
+    with pytest.raises(ConfigError, match=r"needs \{CPU: 1000\}, 3 times.* lower evaluate\.compute\.actors"):
         score_predictions(workspace, CONFIG.model_copy(update={"compute": compute}), joined, "cpu")

@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from ray_jobs import profile_engine, profile_vllm
-from xrec.config import ProfileConfig
+from ray_jobs.resources import ClusterShape, refuse_impossible, section_demands
+from xrec.config import ConfigError, ProfileConfig
 from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.profiles import parts
 from xrec.profiles.answers import FatalError
@@ -73,13 +74,16 @@ def test_the_schema_goes_along_as_text(tmp_path):
     )
 
 
-def test_a_cluster_too_small_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(profile_engine, "cluster_limit", lambda: {"CPU": 2.0})
-    profile_engine.check_resources(_config(tmp_path))
-    with pytest.raises(FatalError, match="needs GPU 1"):
-        profile_engine.check_resources(_config(tmp_path, compute={"gpus_per_actor": 1}))
-    with pytest.raises(FatalError, match="needs CPU 3"):
-        profile_engine.check_resources(_config(tmp_path, compute={"actors": (2, 2)}))
+def test_a_cluster_too_small_is_refused(tmp_path):
+    def refuse(**compute):
+        refuse_impossible(section_demands("profile", _config(tmp_path, compute=compute)), ClusterShape([{"CPU": 2.0}]))
+
+    refuse()
+    with pytest.raises(ConfigError, match="more than GPU: 0"):
+        refuse(gpus_per_actor=1)
+    # One CPU is for the tasks that read the requests.
+    with pytest.raises(ConfigError, match="together CPU: 3, but the cluster can have CPU: 2 at most"):
+        refuse(actors=(2, 2))
 
 
 def test_a_model_without_a_chat_template_needs_one(tmp_path, tokenizer):
@@ -170,7 +174,6 @@ def test_a_killed_run_goes_on_with_the_second_pass(tmp_path, tokenizer, monkeypa
             yield block, {row: _result(row, text, block, len(said)) for row, text in said.items()}
 
     monkeypatch.setattr(profile_vllm, "_pass", engines)
-    monkeypatch.setattr(profile_vllm, "check_resources", lambda config: None)
     run = profile_vllm.write_blocks(workspace, config, KIND, {0: None, 1: None, 2: None})
     first = next(run)  # block 2 has one row, which is good: the only block written in the first pass
     assert (first["block"], first["rows"], first["failed"]) == (2, 1, 0)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ray_jobs.study_systems import common_stages, cpus_needed, plan
+from ray_jobs.resources import demands
+from ray_jobs.study_systems import common_stages, plan
 from xrec.config import AblateConfig, CompareConfig, ConfigError, StudyConfig
 from xrec.config_files import load_config, with_overrides
 from xrec.workspace import Workspace
@@ -75,7 +76,10 @@ def test_wrong_overrides_are_refused_by_name(settings, overrides, message):
 
 def test_cpus_are_those_of_the_widest_system_times_those_at_work(settings):
     wide = with_overrides(settings, {"tune.compute.workers": 3, "tune.compute.cpus_per_worker": 2}, "test")
-    assert cpus_needed(wide, StudyConfig(compute={"parallel": 2})) == 2 * 7
+    wide = wide.model_copy(update={"compare": CompareConfig(seeds=(0, 1), compute={"parallel": 2})})
+    needed = demands("compare", wide)
+    assert [(one.name, one.count) for one in needed] == [("compare: a system", 2), ("compare: tune: a worker", 6)]
+    assert sum(one.total("CPU") for one in needed) == 2 * (1 + 3 * 2)
 
 
 def test_common_stages_are_those_of_the_file(settings):
