@@ -81,7 +81,7 @@ def test_sections_do_not_change_once_built():
         (["embed.dims=64"], r"embed.dims is not a setting \(known: dim, "),
         (["tune.adapter.expert=64"], r"tune.adapter.expert is not a setting \(known: experts, "),
         (["nothing.x=1"], r"nothing is not a setting \(known: workspace, sample, import, "),
-        (["import.paht=x"], r"import.path is not set.*import.paht is not a setting \(known: path\)"),
+        (["import.paht=x"], r"import.path is not set.*import.paht is not a setting \(known: path, compute\)"),
         (["sample.users=9", "import.path=x"], r"`sample` and `import` are given"),
         (["embed.dim"], r"'embed.dim' is not of the form section.key=value"),
         (["=3"], r"'=3' is not of the form"),
