@@ -58,12 +58,14 @@ class _Cluster:
         # Nodes of one machine would else share a folder, unpack jobs' files over each other, and take the address of
         # another cluster for theirs. Not below `folder`: paths of sockets must be short.
         self._temporary = Path(tempfile.mkdtemp(prefix="ray-"))
+        self._head_folder = "head"
 
     def _start(self, name: str, arguments: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen:
         """A `ray start --block` in a process group of its own, so that one signal ends the whole node."""
+        folder = self._temporary / (self._head_folder if name == "head" else name)
         log = (self.folder / f"{name}.log").open("w")
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *arguments]
-        command.append(f"--temp-dir={self._temporary / name}")
+        command += [f"--node-name={name}", f"--temp-dir={folder}"]
         own = {**os.environ, **(environment or {})}
         own.pop("RAY_ADDRESS", None)
         process = subprocess.Popen(command, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
@@ -155,7 +157,7 @@ class SimulatedCluster(_Cluster):
 
     def add_node(self, cpus: float = 1, resources: dict[str, float] | None = None, gpus: int = 0) -> str:
         """Start a node; returns its name, for `kill`. It is known to the cluster when this returns."""
-        before, name = len(self.nodes()), f"node-{self.started}"
+        name = f"node-{self.started}"
         self.started += 1
         arguments = [
             f"--address={self.address}",
@@ -170,14 +172,17 @@ class SimulatedCluster(_Cluster):
         # Ray gives up on a node that has not joined within 30 s, as happens on a busy machine: then it is tried again.
         for _ in range(_STARTS):
             process = self._start(name, arguments, self._own)
-            wait_until(f"{name} joins", lambda p=process: len(self.nodes()) > before or p.poll() is not None)
+            wait_until(f"{name} joins", lambda p=process: self._knows(name) or p.poll() is not None)
             if process.poll() is None:
                 return name
         raise AssertionError((self.folder / f"{name}.log").read_text())
 
+    def _knows(self, name: str) -> bool:
+        return any(node["raylet"]["nodeName"] == name for node in self.nodes())
+
     def _share_logs(self, name: str) -> None:
         """Give a node the head's folder of logs: Ray finds the log of a job by its node's IP, which is the head's."""
-        session = (self._temporary / "head" / "session_latest").resolve()
+        session = (self._temporary / self._head_folder / "session_latest").resolve()
         own = self._temporary / name / session.name
         own.mkdir(parents=True)
         (own / "logs").symlink_to(session / "logs")
@@ -185,8 +190,8 @@ class SimulatedCluster(_Cluster):
     def restart_head(self) -> None:
         """Start a killed head again, on the same address."""
         # In the old folder, Ray would take the nodes that remain on this machine for a head that still runs.
-        folder = tempfile.mkdtemp(prefix="xrec-ray-")
-        self._start_head(self._head_cpus, [f"--temp-dir={folder}"], self._own)
+        self._head_folder += "-again"
+        self._start_head(self._head_cpus, [], self._own)
 
 
 class AutoscalingCluster(_Cluster):

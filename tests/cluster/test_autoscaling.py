@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,17 +17,18 @@ from xrec.workspace import Workspace
 pytestmark = pytest.mark.cluster
 MOST_NODES = 3
 SETTINGS = (
-    "explain.engine=hf",
+    # A fixed time a row: long enough that nodes are there before the work is done.
+    "explain.engine=benchmarks.simulated_engine:SimulatedEngine",
+    "explain.compute.engine_arguments={milliseconds: 500}",
     f"explain.compute.actors=[1, {MOST_NODES}]",
     "explain.compute.threads=1",
-    "explain.compute.batch_size=1",
     "explain.compute.rows_per_block=1",
-    "explain.max_new_tokens=64",
     "explain.controls=[shuffled]",
 )
 
 
-def test_nodes_come_while_blocks_wait_and_go_afterwards(tuned_workspace, tmp_path):
+def test_nodes_come_while_blocks_wait_and_go_afterwards(tuned_workspace, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))
     workspace = Workspace(shutil.copytree(tuned_workspace, tmp_path / "w"))
     pairs = [(user, item) for user in range(USERS) for item in range(ITEMS)]
     table = pa.table({"user": [user for user, _ in pairs], "item": [item for _, item in pairs]})

@@ -31,7 +31,7 @@ tune:
   compute: {workers: 2, cpus_per_worker: 0.5, threads: 1}
 explain: {limit: 12, controls: [shuffled], max_new_tokens: 12, compute: {rows_per_block: 8, actors: [1, 2], threads: 1}}
 evaluate: {metrics: [length, rouge, bleu], bootstrap: 50, likelihood_rows: 8, probe_words: 3}
-baseline: {name: similar_user}
+baseline: {name: similar_user, limit: 12}
 compare:
   systems: {item_profile: {baseline.name: item_profile}, similar_user: {baseline.name: similar_user}}
   reference: item_profile
