@@ -47,12 +47,14 @@ class ServedCluster(SimulatedCluster):
 
     def deploy(self, lookups: int = 1) -> None:
         """What `serve deploy` does, with so many replicas of the lookup; returns when they run."""
-        replicas = {"lookup": [lookups, lookups], "explainer": [1, 1], "ingress": [1, 1]}
-        args: dict = {part: {"replicas": number, "cpus": 0.1} for part, number in replicas.items()}
+        args: dict = {part: {"replicas": [1, 1], "cpus": 0.1} for part in ("lookup", "explainer", "ingress")}
         args |= {"datasets": {"tiny": self.workspace}, "cache": {"entries": 0}, "limits": {"rate": "100000/minute"}}
         args["explainer"] |= {"engine": "hf", "threads": 1}
         file = self.folder / "serve.yaml"
         application = {"name": "xrec", "route_prefix": "/", "import_path": "serve.app:build_app", "args": args}
+        # Not among `args`: a change of these replaces every replica.
+        number = {"min_replicas": lookups, "max_replicas": lookups}
+        application["deployments"] = [{"name": "EmbeddingLookup", "autoscaling_config": number}]
         http = {"host": HOST, "port": self.head_port, "request_timeout_s": 65}
         file.write_text(
             yaml.safe_dump({"proxy_location": "EveryNode", "http_options": http, "applications": [application]})

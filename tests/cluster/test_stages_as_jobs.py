@@ -1,6 +1,7 @@
 """Every stage as a job of a cluster whose head does no work, on a workspace in an object store."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def test_what_was_written_is_whole(workspace):
 
 def test_another_job_finds_everything_finished(jobs, workspace, config, environment):
     _, log = run(jobs, "run", workspace, config, environment)
-    assert log.count("already finished") == len(load_config(config).stages())
+    finished = set(re.findall(r"(\w+): already finished", log))
+    assert finished >= set(load_config(config).stages())
 
 
 def test_a_finished_run_is_published_by_a_job(jobs, workspace, config, environment):
