@@ -88,16 +88,28 @@ def evaluate_ranking(
     users = relevant[0].unique()
     relevant, known = _by_position(relevant, users), _by_position(known, users)
     counts = torch.bincount(relevant[0])
-    chunk = max(1, _CELLS // len(item))
-    parts = []
+    chunk = min(len(users), max(1, _CELLS // len(item)))
+    # Held over all chunks: large tensors that come and go between small ones that stay tear the heap into pieces, which
+    # took gigabytes with many users.
+    scores = torch.empty(chunk, len(item), dtype=user.dtype, device=user.device)
+    found = torch.zeros(chunk, len(item), dtype=torch.bool, device=user.device)
+    values = {name: torch.empty(len(users), device=user.device) for name in _names(top_k, mrr)}
     for start in range(0, len(users), chunk):
         stop = min(start + chunk, len(users))
-        scores = user[users[start:stop]] @ item.T
-        scores[_cells(known, start, stop)] = -torch.inf
-        found = torch.zeros_like(scores, dtype=torch.bool)
-        found[_cells(relevant, start, stop)] = True
-        parts.append(_figures(scores, found, counts[start:stop], top_k, mrr))
-    return Ranking(users, {name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        some, right = scores[: stop - start], _cells(relevant, start, stop)
+        torch.mm(user[users[start:stop]], item.T, out=some)
+        some[_cells(known, start, stop)] = -torch.inf
+        found[right] = True
+        figures = _figures(some, found[: stop - start], counts[start:stop], top_k, mrr)
+        for name, value in values.items():
+            value[start:stop] = figures[name]
+        found[right] = False
+    return Ranking(users, values)
+
+
+def _names(top_k: tuple[int, ...], mrr: bool) -> list[str]:
+    names = [f"{name}@{k}" for k in top_k for name in ("recall", "ndcg", "precision")]
+    return [*names, "mrr"] if mrr else names
 
 
 def _figures(
