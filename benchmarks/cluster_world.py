@@ -13,10 +13,10 @@ import torch
 from transformers import LlamaConfig
 
 from ray_jobs import preprocess, sample
+from tests.random_models import train_tokenizer
 from xrec.config import PreprocessConfig, SampleConfig
 from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.pairs import PairTexts
 from xrec.workspace import Workspace
 

@@ -10,13 +10,14 @@
 
 and, for some items of each of a few users: the user-first prompt and the paper's, with prefix caching and without.
 
-The same random LLaMA, the same ragged prompts (new ones every round, so that none is in a cache from before) and as
-many tokens generated for each. All engines are loaded at once, at rest while another runs, and take turns. Processor
-seconds are those of this process and of the engine's own; on a CPU vLLM's core spins while its workers compute, which
-counts. Ratios are medians of each round's own ratio, with the lowest and highest; above 1 is faster, or cheaper. Needs
-vLLM (`make setup-vllm`).
+The same model (SmolLM2, any other pretrained one, or a random LLaMA of any shape), the same ragged prompts (new ones
+every round, so that none is in a cache from before) and as many tokens generated for each. All engines are loaded at
+once, at rest while another runs, and take turns. Processor seconds are those of this process and of the engine's own;
+on a CPU vLLM's core spins while its workers compute, which counts. Ratios are medians of each round's own ratio, with
+the lowest and highest; above 1 is faster, or cheaper. Needs vLLM (`make setup-vllm`).
 
-    python -m benchmarks.generation [--rounds 5 --prompts 64 --tokens 48 --hidden 512 --layers 6]
+    python -m benchmarks.generation [--rounds 5 --prompts 64 --tokens 48] [--model smollm2|NAME|FOLDER]
+    python -m benchmarks.generation --random [--hidden 512 --layers 6 --vocabulary 8192]
 """
 
 import argparse
@@ -25,14 +26,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.generation_contenders import Contender, hugging_face, one_at_a_time, ours, plain, plain_offline
-from benchmarks.generation_world import Shape, every, make_requests, save_model, set_environment
+from benchmarks.generation_world import Model, Shape, default_model, every, make_requests, open_model, set_environment
 from xrec.explainer.engine import Request
 
 
@@ -65,6 +65,13 @@ def main() -> None:
         default=max(1, (psutil.cpu_count(logical=False) or 1) - 1),
         help="of every variant; default: all cores but one, which is vLLM's front end's",
     )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--model",
+        default=default_model(),
+        help="smollm2, a Hugging Face name or folder, or a GGUF file; default: smollm2 where its package is installed",
+    )
+    which.add_argument("--random", action="store_true", help="a random LLaMA of the shape that the options say")
     parser.add_argument("--only", choices=("engines", "orders"), help="one of the two tables")
     given = parser.parse_args()
     set_environment(given.threads)
@@ -81,7 +88,8 @@ def compare(given: argparse.Namespace, folder: str) -> None:
         given.hidden // 64,
         given.vocabulary,
     )
-    tokenizer, parameters = save_model(folder, shape)
+    model = open_model(None if given.random else given.model, shape, folder)
+    tokenizer, parameters = model.tokenizer, model.parameters
     engines: dict[str, Contender] = {}
     if given.only != "orders":
         engines = {
@@ -102,7 +110,10 @@ def compare(given: argparse.Namespace, folder: str) -> None:
                 )
     everyone = [*engines.values(), *orders.values()]
     resting = rest(everyone)
-    setting = f"{parameters / 1e6:.1f} M parameters, float32, {given.threads} threads, {given.tokens} tokens each"
+    name = "random LLaMA" if given.random or given.model is None else given.model
+    setting = (
+        f"{name}, {parameters / 1e6:.1f} M parameters, float32, {given.threads} threads, {given.tokens} tokens each"
+    )
     setting += ", vLLM compiled" if given.compiled else ", vLLM eager"
     console = Console(width=140)
     for contenders, users, items, base in (
@@ -110,7 +121,7 @@ def compare(given: argparse.Namespace, folder: str) -> None:
         (orders, given.users, given.items, "paper, prefix caching"),
     ):
         if contenders:
-            turns, lengths = measure(contenders, tokenizer, shape.hidden, users, items, given)
+            turns, lengths = measure(contenders, model, users, items, given)
             lengths = sorted(lengths)
             title = f"{setting}; {users * items} prompts of {lengths[0]} to {lengths[-1]} tokens, "
             title += f"{users} users x {items} items" if items > 1 else f"median {statistics.median(lengths):.0f}"
@@ -121,7 +132,7 @@ def compare(given: argparse.Namespace, folder: str) -> None:
 
 
 def measure(
-    contenders: dict[str, Contender], tokenizer: Any, hidden: int, users: int, items: int, given: argparse.Namespace
+    contenders: dict[str, Contender], model: Model, users: int, items: int, given: argparse.Namespace
 ) -> tuple[dict[str, list[Turn]], list[int]]:
     """Each contender's turns, round by round, and the prompts' lengths. A round of few prompts comes before them."""
     turns: dict[str, list[Turn]] = {name: [] for name in contenders}
@@ -132,7 +143,7 @@ def measure(
         asked = max(1, 4 // items) if number < 0 else users
         for name in names[number % len(names) :] + names[: number % len(names)]:
             contender = contenders[name]
-            requests = make_requests(tokenizer, hidden, asked, items, given.tokens, contender.order, seed)
+            requests = make_requests(model, asked, items, given.tokens, contender.order, seed)
             lengths += [len(r.token_ids) for r in requests]
             if contender.share < 1:
                 requests = every(requests, max(1, round(len(requests) * contender.share)))

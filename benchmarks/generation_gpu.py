@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaForCausalLM
 
-from benchmarks.generation_world import Shape, make_requests, random_model, save_tokenizer, silence
+from benchmarks.generation_world import Model, Shape, make_requests, random_model, save_tokenizer, silence
 from benchmarks.tuning import DIM, NODES, our_step, random_rows
 from xrec.explainer.batching import plan_epoch
 from xrec.explainer.generation import HuggingFaceEngine
@@ -77,8 +77,9 @@ def generation(backbone: LlamaForCausalLM, tokenizer: Any, shape: Shape, given: 
         "none": HuggingFaceEngine(backbone, tokenizer, "none", input_replacement=False, **size),
     }
     seconds: dict[str, list[float]] = {name: [] for name in engines}
+    model = Model("", tokenizer, 0, shape.hidden)
     for number in range(-1, given.rounds):
-        requests = make_requests(tokenizer, shape.hidden, given.prompts, 1, given.tokens, "paper", number + 1)
+        requests = make_requests(model, given.prompts, 1, given.tokens, "paper", number + 1)
         for name in sorted(engines, reverse=bool(number % 2)):
             took, results = timed(functools.partial(engines[name].generate, requests), given.device)
             if {len(result.token_ids) for result in results} != {given.tokens}:

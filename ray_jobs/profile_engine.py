@@ -15,6 +15,8 @@ from ray.data.llm import vLLMEngineProcessorConfig
 from ray_jobs.resources import section_demands
 from ray_jobs.runtime import innermost_cause, logs_of_workers
 from xrec.config import ProfileConfig, TextKind
+from xrec.explainer.vllm_failures import VARIABLE, blames_another_process
+from xrec.explainer.vllm_memory import cache_arguments
 from xrec.profiles.answers import FatalError
 from xrec.profiles.prompts import SCHEMAS
 
@@ -25,12 +27,13 @@ _ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1"}
 _CHAT_TEMPLATE = "chat_template"
 
 
-def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConfig:
+def engine_config(config: ProfileConfig, blocks: int, failures: str) -> vLLMEngineProcessorConfig:
     """What `ray.data.llm` runs: engines alone, since prompts come as token ids and texts come back as text.
 
     Args:
         config: the stage's settings.
         blocks: blocks to write; more engines than these are not started.
+        failures: the folder, for every node, where vLLM's processes write why they fail.
     """
     compute = config.compute
     on_cpu = compute.gpus_per_actor == 0
@@ -39,6 +42,9 @@ def engine_config(config: ProfileConfig, blocks: int) -> vLLMEngineProcessorConf
         arguments.setdefault("tensor_parallel_size", int(compute.gpus_per_actor))
     least, most = compute.actors
     environment = _ENVIRONMENT | (_CPU_ENVIRONMENT if on_cpu else {}) | compute.engine_environment
+    if on_cpu:
+        arguments |= _cpu_cache(config, arguments, os.environ | environment)
+    environment[VARIABLE] = failures
     return vLLMEngineProcessorConfig(
         model_source=config.model or "",
         engine_kwargs=arguments,
@@ -114,15 +120,37 @@ def _load_chat_tokenizer(
     return tokenizer
 
 
-def start_error(config: ProfileConfig, error: Exception) -> FatalError:
-    """The error for users of engines that did not start or that Ray gave up."""
+def start_error(config: ProfileConfig, error: Exception, failure: str | None = None) -> FatalError:
+    """The error for users of engines that did not start or that Ray gave up.
+
+    Args:
+        config: the stage's settings.
+        error: as Ray raised it.
+        failure: what failed in vLLM's own processes, of which its error may say no more than that they did.
+    """
     cause, logs = innermost_cause(error), logs_of_workers()
     if "vLLM is not installed" in cause:
         return FatalError(
             "the vllm backend needs vLLM where Ray's workers run; install it: `pip install 'xrec[vllm-gpu]'`, or on "
             "a CPU with `make setup-vllm`"
         )
-    return FatalError(f"the vLLM engine for profile.model = {config.model!r} failed: {cause}{logs}")
+    if failure and blames_another_process(cause):
+        cause = failure
+    remedy = "set what it starts with by profile.compute.engine and profile.compute.engine_environment"
+    return FatalError(f"the vLLM engine for profile.model = {config.model!r} failed: {cause}; {remedy}{logs}")
+
+
+def _cpu_cache(config: ProfileConfig, arguments: dict[str, Any], environment: dict[str, str]) -> dict[str, int]:
+    """The size of vLLM's cache on CPUs. How much memory is free there, the engine itself checks at its start."""
+    from transformers import AutoConfig
+
+    named = {name: arguments[name] for name in ("revision", "trust_remote_code") if name in arguments}
+    try:
+        model = AutoConfig.from_pretrained(config.model or "", **named)
+    except (OSError, ValueError):
+        # A model that only vLLM knows, or none, which loading its tokenizer says better.
+        return {}
+    return cache_arguments(model, arguments, environment)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,6 +25,7 @@ from ray_jobs.profile_engine import (
 )
 from xrec.blocks import part_name
 from xrec.config import ProfileConfig, TextKind
+from xrec.explainer.vllm_failures import root_cause
 from xrec.profiles import parts
 from xrec.profiles.answers import Answer, FatalError
 from xrec.profiles.client import Completion
@@ -32,6 +33,9 @@ from xrec.profiles.parsing import AnswerError, Reason, parse_answer
 from xrec.profiles.prompts import Prompts
 from xrec.profiles.writer import corrected
 from xrec.workspace import Workspace
+
+# What failed in the engines' processes, wherever they run.
+_FAILURES = "engine_failures"
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ def _pass(
     """Run the engines over the blocks; yields each block, with what came of its rows, when it is complete."""
     if not work:
         return
+    failures = f"{workspace.uri}/{parts.STAGE}/{parts.WORK}/{_FAILURES}"
+    workspace.remove(parts.STAGE, parts.WORK, _FAILURES)
     context = DataContext.get_current().copy()
     context.enable_progress_bars = False
     for name in ("ray.data", "ray.llm"):
@@ -91,13 +97,13 @@ def _pass(
         )
         try:
             processor = build_processor(
-                engine_config(config, len(work)),
+                engine_config(config, len(work), failures),
                 preprocess=functools.partial(_with_sampling, parameters=sampling_parameters(config, kind)),
                 postprocess=_result,
             )
             yield from _complete(processor(requests).map(_plain).iter_rows())
         except (RayError, ValueError) as error:
-            raise start_error(config, error) from error
+            raise start_error(config, error, root_cause(failures, workspace.storage_options)) from error
 
 
 def _complete(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[int, dict[int, dict[str, Any]]]]:

@@ -22,7 +22,7 @@ _QUIET = {"RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0", "RAY_ACCEL_ENV_VAR
 _AUTH_LOGGER = "ray._private.authentication.authentication_token_setup"
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _ERROR_LINE = re.compile(r"[\w.]+(Error|Exception)\b")
-_CAUSE_CHARACTERS = 500
+_CAUSE_CHARACTERS = 1000
 
 
 def start_ray(cpus: int | None = None, metrics_port: int | None = None) -> None:

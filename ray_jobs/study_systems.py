@@ -2,7 +2,7 @@
 
 A system at a seed is a variant workspace (`variants/<system>/<seed>/`) in which the ordinary stages run: tune, explain
 and evaluate for XRec, baseline and evaluate for a baseline. Each is resumable by itself, and studies that name the same
-system share it. Stages before those that a system cannot take from the workspace (a backbone for other prompts) lie in
+system share it. Stages before those that a system cannot take from the workspace (another backbone) lie in
 a place that all systems asking for the same share.
 """
 

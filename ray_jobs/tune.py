@@ -32,6 +32,7 @@ from xrec.workspace import Workspace, WorkspaceError
 CHECKPOINTS, TENSORBOARD, ADAPTER = "checkpoints", "tensorboard", "adapter"
 _KEPT_CHECKPOINTS = 2
 _STEP = "step_"
+_DIVERGED = "diverged"
 
 
 def run(workspace: Workspace, config: TuneConfig, *, force: bool = False, dry_run: bool = False) -> str:
@@ -135,6 +136,9 @@ def _fit(workspace: Workspace, config: TuneConfig, gpu: bool) -> dict[str, Any]:
     while True:
         try:
             figures: Any = _trainer(workspace, config, gpu).fit().return_value
+            if _DIVERGED in figures:
+                # Ends here: from the same checkpoint the same steps would follow.
+                raise WorkspaceError(f"workspace {workspace.uri}: {figures[_DIVERGED]}")
             return figures
         except WorkerGroupError as error:
             rank, problem = min(error.worker_failures.items(), key=lambda failure: failure[0])
@@ -199,7 +203,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
     from ray_jobs import deepspeed_engine
-    from xrec.explainer.tuning import Tuner, assemble, dtype_of, final_metrics, finish_adapter
+    from xrec.explainer.tuning import Tuner, TuningDiverged, assemble, dtype_of, final_metrics, finish_adapter
     from xrec.explainer.tuning_engine import Progress
 
     workspace, config = Workspace(settings["workspace"]), TuneConfig.model_validate(settings["config"])
@@ -220,7 +224,10 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
         _report(engine.state(), progress, adapter.spec, engine.rank == 0)
 
     with _logger(workspace, progress.step, engine.rank == 0) as log:
-        progress = Tuner(engine, data, config, config.compute.micro_batch, log, save).run(progress)
+        try:
+            progress = Tuner(engine, data, config, config.compute.micro_batch, log, save).run(progress)
+        except TuningDiverged as error:
+            return {_DIVERGED: str(error)}
     state = engine.state()
     if engine.rank == 0:
         with tempfile.TemporaryDirectory() as folder:

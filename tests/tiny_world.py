@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.random_models import train_tokenizer
 from xrec import tables
 from xrec.config import TuneConfig
 from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.workspace import Workspace
 
 WORDS = ["warm", "bread", "fresh", "coffee", "quiet", "garden", "spicy", "noodles", "old", "jazz", "bright", "tea"]
@@ -124,13 +124,13 @@ def tune_config(**changes) -> TuneConfig:
     """Settings under which every part of tuning takes part: noise, dropout, warm-up, validation, uneven steps."""
     settings = {
         "adapter": {"experts": 3, "dropout": 0.2},
-        "prompt": {"max_profile_tokens": 40},
+        "prompt": {"max_profile_tokens": 40, "max_tokens": 150},
         "epochs": 4,
         "warmup_epochs": 1,
         "batch_size": 7,
         "learning_rate": 1e-2,
         "validate_every": 5,
-        "max_length": 160,
+        "max_length": 192,
         "seed": 5,
     }
     return TuneConfig.model_validate(settings | changes)

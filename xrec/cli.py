@@ -170,8 +170,8 @@ _plain_verb(
 )
 _plain_verb(
     "backbone",
-    "Build the embedded tiny LLaMA on the workspace's own training texts.",
-    "xrec backbone --workspace runs/demo --set backbone.hidden=192",
+    "Write the pretrained language model that is to explain: SmolLM2, a Hugging Face model or a GGUF file.",
+    "xrec backbone --workspace runs/demo --set backbone.pretrained=smollm2",
 )
 _plain_verb(
     "tune",

@@ -40,8 +40,6 @@ def with_overrides(run: RunConfig, overrides: dict[str, Any], source: str) -> Ru
         ConfigError: a field is unknown or out of range.
     """
     values = run.model_dump(mode="json", by_alias=True, exclude_none=True)
-    if run.backbone is not None and run.tune is not None and run.backbone.prompt == run.tune.prompt:
-        del values["backbone"]["prompt"]  # it follows the prompt of tuning, as it did in the file
     for key, value in overrides.items():
         _set_value(values, key, value, f"{source}: {key}")
     try:

@@ -114,8 +114,6 @@ TABLES: dict[str, TableSpec] = {
         ("user", "item"),
         allowed={**_STATUS, "split": SPLITS},
     ),
-    # Written by backbone: the training pairs whose explanations it has read.
-    "read_pairs": _spec([_USER, _ITEM], ("user", "item")),
     # Written by explain and evaluate.
     "predictions": _spec(
         [

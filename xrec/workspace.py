@@ -253,6 +253,21 @@ class Workspace:
                 self.fs.put_file(str(source), temporary)
 
     @contextmanager
+    def new_folder(self, *parts: str) -> Iterator[Path]:
+        """A local folder to write into, which appears in the workspace when the block has succeeded, and never else.
+
+        Where the workspace is local it is written in place, under a temporary name, and never copied.
+        """
+        if not self.is_local:
+            with tempfile.TemporaryDirectory(prefix="xrec-") as folder:
+                yield Path(folder)
+                self.upload(folder, *parts)
+            return
+        with self._atomic(self.path(*parts), replace_folder=True) as temporary:
+            Path(temporary).mkdir()
+            yield Path(temporary)
+
+    @contextmanager
     def local(self, *parts: str) -> Iterator[Path]:
         """A local copy of a file or folder of the workspace; the thing itself where the workspace is local."""
         path = self.path(*parts)
@@ -278,10 +293,13 @@ class Workspace:
             self.fs.invalidate_cache()
 
     def remove_unfinished(self, stage: str) -> None:
-        """Remove the files that a killed run of a stage was writing when it died."""
-        for path in self.fs.find(self.path(stage)):
-            if ".tmp-" in str(path).rsplit("/", 1)[-1]:
-                self.fs.rm(path)
+        """Remove the files and folders that a killed run of a stage was writing when it died."""
+        folder = self.fs._strip_protocol(self.path(stage)).rstrip("/") + "/"
+        found = [str(p).removeprefix(folder) for p in self.fs.find(folder, withdirs=True) if str(p).startswith(folder)]
+        # Of a folder, its own name and not those of the files in it.
+        begun = {match[0] for path in found if (match := re.match(r"(.*?/)??[^/]*\.tmp-[^/]*", path))}
+        for path in begun:
+            self.fs.rm(folder + path, recursive=True)
 
     @contextmanager
     def _atomic(self, target: str, replace_folder: bool = False) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ray_jobs.job_client import Jobs
 from ray_jobs.job_following import exit_code, failure, follow
 from ray_jobs.resources import driver_resources
 from ray_jobs.submission import chosen_environment, prepare
+from tests.random_models import save_llama
 from tests.simulated_cluster import SimulatedCluster, wait_until
 from xrec.config_files import load_config
 from xrec.workspace import Workspace
@@ -21,14 +22,14 @@ sample: {users: 40, items: 30, interactions_per_user: 8, features: 4}
 preprocess: {}
 profile: {compute: {actors: [1, 2]}}
 embed: {dim: 16, layers: 2, batch_size: 256, max_epochs: 3, learning_rate: 5.0e-3}
-backbone: {hidden: 32, layers: 2, heads: 4, kv_heads: 2, intermediate: 64, vocabulary: 320, epochs: 1}
+backbone: {pretrained: BACKBONE}
 tune:
   epochs: 1
   max_length: 160
   align: none
   validate_every: 20
   adapter: {experts: 2}
-  prompt: {profiles: false}
+  prompt: {profiles: false, max_tokens: 120}
   compute: {workers: 2, cpus_per_worker: 0.5, threads: 1}
 explain: {limit: 12, controls: [shuffled], max_new_tokens: 12, compute: {rows_per_block: 8, actors: [1, 2], threads: 1}}
 evaluate: {metrics: [length, rouge, bleu], bootstrap: 50, likelihood_rows: 8, probe_words: 3}
@@ -70,9 +71,12 @@ def jobs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    file.write_text(SETTINGS)
-    return file
+    folder = tmp_path_factory.mktemp("config")
+    # The simulated nodes all read this machine's disk.
+    texts = ["The user would enjoy this place for its warm bread and quiet garden. user item record name explanation"]
+    backbone = save_llama(folder / "backbone", texts, max_position_embeddings=1024)
+    (folder / "tiny.yaml").write_text(SETTINGS.replace("BACKBONE", backbone))
+    return folder / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")

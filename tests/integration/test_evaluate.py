@@ -15,7 +15,7 @@ from xrec.explainer.pairs import explained_pairs
 from xrec.workspace import Workspace, WorkspaceError
 
 CONFIG = EvaluateConfig(bootstrap=200, probe_words=3, batch_size=4)
-SETTINGS = ExplainConfig(controls=("shuffled", "off"), max_new_tokens=12)
+SETTINGS = ExplainConfig(controls=("shuffled", "other_user", "off"), max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")

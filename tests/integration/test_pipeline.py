@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.random_models import save_llama
 from xrec.config_files import load_config
 from xrec.workspace import Workspace
 
@@ -16,12 +17,14 @@ SETTINGS = """
 sample: {users: 60, items: 40, interactions_per_user: 10, features: 4}
 preprocess: {}
 embed: {dim: 16, layers: 2, batch_size: 256, max_epochs: 5, learning_rate: 5.0e-3}
-backbone: {hidden: 32, layers: 2, heads: 4, kv_heads: 2, intermediate: 64, vocabulary: 320, epochs: 1}
+backbone: {pretrained: BACKBONE}
 tune: {epochs: 1, validate_every: 20, adapter: {experts: 2}, prompt: {profiles: false}}
 explain: {limit: 16, controls: [shuffled], max_new_tokens: 24, compute: {rows_per_block: 16}}
 evaluate: {bootstrap: 50, likelihood_rows: 16, probe_words: 3}
 report: {examples: 2}
 """
+# Words of the sample world's explanations.
+CORPUS = ["The user would enjoy this place for its warm bread, fresh coffee and quiet garden. user item record profile"]
 
 
 def xrec(*arguments: str) -> subprocess.CompletedProcess:
@@ -31,9 +34,10 @@ def xrec(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(SETTINGS)
-    return path
+    folder = tmp_path_factory.mktemp("config")
+    backbone = save_llama(folder / "backbone", CORPUS, max_position_embeddings=1024)
+    (folder / "tiny.yaml").write_text(SETTINGS.replace("BACKBONE", backbone))
+    return folder / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ from xrec.workspace import Workspace, WorkspaceError
 SETTINGS = [
     "tune.epochs=1",
     "tune.batch_size=8",
-    "tune.max_length=160",
+    "tune.max_length=192",
     "tune.align=none",
     "tune.prompt.max_profile_tokens=16",
+    "tune.prompt.max_tokens=140",
     "tune.adapter.experts=2",
     "explain.max_new_tokens=12",
     "evaluate.metrics=[length, rouge, bleu]",

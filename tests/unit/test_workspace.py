@@ -205,6 +205,40 @@ def test_a_temporary_file_that_a_kill_left_is_not_listed(quick_workspace):
     assert quick_workspace.files("embed") == ["a.bin"]
 
 
+def test_what_a_killed_run_left_is_removed_and_nothing_else(workspace):
+    for name in ("a.bin.tmp-01", "model.tmp-02/config.json", "model.tmp-02/deep/b.bin", "part/c.tmp-03/d.bin"):
+        workspace.write_bytes(b"x", "embed", *name.split("/"))
+    for name in ("a.bin", "model/config.json", "part/c/d.bin"):
+        workspace.write_bytes(b"x", "embed", *name.split("/"))
+    workspace.write_bytes(b"x", "tune", "e.tmp-04")
+    workspace.remove_unfinished("embed")
+    found = sorted(path.rpartition("/embed/")[2] for path in workspace.fs.find(workspace.path("embed")))
+    assert found == ["a.bin", "model/config.json", "part/c/d.bin"]
+    assert workspace.exists("tune", "e.tmp-04")
+    workspace.remove_unfinished("explain")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_that_fails_half_way_leaves_what_was_there(workspace, existing):
+    def write(name: str) -> None:
+        with workspace.new_folder("backbone", "model") as folder:
+            (folder / "deep").mkdir()
+            (folder / "deep" / name).write_text(name)
+            if name == "cut":
+                raise PowerCut
+
+    if existing:
+        write("old")
+    with pytest.raises(PowerCut):
+        write("cut")
+    assert workspace.files("backbone") == (["model/deep/old"] if existing else [])
+    found = workspace.fs.find(workspace.path("backbone")) if workspace.exists("backbone") else []
+    assert not [f for f in found if ".tmp-" in f], "a temporary file stays behind"
+    write("new")
+    assert workspace.files("backbone") == ["model/deep/new"]
+    assert workspace.read_bytes("backbone", "model", "deep", "new") == b"new"
+
+
 def test_files_that_another_process_writes_are_seen(open_workspace):
     here, elsewhere = open_workspace(), open_workspace()
     elsewhere.write_bytes(b"1", "explain", "predictions", "part-0.parquet")
@@ -387,10 +421,10 @@ def test_a_variant_reads_the_stages_before_its_own_from_its_base(open_workspace)
 def test_variants_share_stages_through_a_place_between_them_and_the_base(quick_workspace):
     finish(quick_workspace, "data", value="data")
     between = quick_workspace.shared_variant("0af3", ("backbone",))
-    finish(between, "backbone", inputs=["data"], value="for other prompts")
+    finish(between, "backbone", inputs=["data"], value="another model")
     for seed in (0, 1):
         variant = quick_workspace.variant("without_profiles", seed, ("tune",), between)
-        assert variant.read_json("backbone", "result.json") == "for other prompts"
+        assert variant.read_json("backbone", "result.json") == "another model"
         assert variant.read_json("data", "result.json") == "data"
     assert not quick_workspace.is_finished("backbone")
     assert quick_workspace.variants() == [("without_profiles", 0), ("without_profiles", 1)]

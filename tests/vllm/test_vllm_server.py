@@ -2,17 +2,10 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 
-from tests.ports import free_port
-from tests.vllm.conftest import ENGINE, ENVIRONMENT
+from tests.vllm.served_model import served_model
 from xrec.config import TEXT_KINDS, WritingPrompts
 from xrec.profiles.prompts import Prompts
 
@@ -23,31 +16,9 @@ KEY = "key-of-the-test"
 @pytest.fixture(scope="module")
 def server(chat_model, tmp_path_factory):
     """The address of a server that speaks for the tiny model."""
-    port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", chat_model, "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--served-model-name", "tiny", "--api-key", KEY, "--enforce-eager"]
-    command += ["--dtype", "float32", "--max-model-len", str(ENGINE["max_model_len"]), "--block-size", "32"]
     log = tmp_path_factory.mktemp("server") / "log"
-    environment = os.environ | ENVIRONMENT | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
-    try:
-        _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def _wait_until_up(url, process, log):
-    deadline = time.monotonic() + 600
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"the server did not come up: {log.read_text()[-3000:]}")
+    with served_model(chat_model, "tiny", log, "--api-key", KEY) as address:
+        yield f"{address}/v1"
 
 
 def _answers(server, records, **changes):

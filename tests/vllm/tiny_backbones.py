@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
+from tests.random_models import train_tokenizer
 from xrec.config import PromptConfig
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.engine import Request, Sampling
 from xrec.explainer.prompt import Prompt, PromptBuilder, reserved_token_id
 

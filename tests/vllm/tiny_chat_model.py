@@ -5,7 +5,7 @@ import math
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from xrec.explainer.backbone_corpus import train_tokenizer
+from tests.random_models import train_tokenizer
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{{ eos_token }}"

@@ -17,9 +17,10 @@ from xrec.baselines.model import ExplanationModel, Ratings, Shape
 from xrec.baselines.nodes import NodeEmbedding
 from xrec.baselines.pepler import PROMPTS, Pepler
 from xrec.baselines.systems import WITH_RATINGS, new_system
+from xrec.baselines.tokenizer import train_tokenizer
 from xrec.baselines.training import Phase
 from xrec.config.baseline import BaselineConfig
-from xrec.explainer.backbone_corpus import description, node_texts, train_tokenizer
+from xrec.explainer.node_texts import description, node_texts
 from xrec.explainer.pairs import PairTexts
 from xrec.workspace import Workspace
 

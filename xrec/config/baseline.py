@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 from xrec.config.base import Count, ProcessCompute, Rate, Section
 
 SystemName = Literal["att2seq", "nrt", "peter", "peter_plus", "pepler", "item_profile", "similar_user"]
-# The bytes, the special tokens and a reserved one: what a byte-level vocabulary begins with.
-SMALLEST_VOCABULARY = 260
+# The bytes and the special tokens: what a byte-level vocabulary begins with.
+SMALLEST_VOCABULARY = 259
 
 
 class BaselineCompute(ProcessCompute):

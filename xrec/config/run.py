@@ -61,14 +61,6 @@ class RunConfig(Section):
     )
     serve: ServeConfig | None = Field(default=None, description="not a stage: `xrec serve` reads it")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _backbone_reads_what_tuning_asks(cls, values: Any) -> Any:
-        backbone, tune = (values.get(s) for s in ("backbone", "tune")) if isinstance(values, dict) else (None, None)
-        if isinstance(backbone, dict) and isinstance(tune, dict) and "prompt" in tune:
-            return {**values, "backbone": {"prompt": tune["prompt"], **backbone}}
-        return values
-
     @model_validator(mode="after")
     def _one_source(self):
         given = [name for name in ("sample", "import", "ingest") if self.section(name) is not None]

@@ -7,19 +7,24 @@ the item's features; a small share of visits (`noise`) goes to any item instead.
 The truth. An explanation names exactly one feature: the item's feature that the user likes most, and the item's first
 one where the user likes neither, `argmax over the item's features of the user's taste`. It is a function of user and
 item together: a predictor that sees the user alone or the item alone is right in about half to two thirds of the
-cases, chance is 1 / features. Titles, attributes and descriptions are drawn independently of the features, so without
-profiles and reviews only the interactions reveal them.
+cases, chance is 1 / features.
+
+The texts. Every item has a title and facts, drawn independently of its features: what kind of place it is, where it is,
+who runs it, an occasion that it suits, a detail. An item profile tells all of them and both features, in random order;
+attributes and description tell the facts alone, so without profiles and reviews only the interactions reveal the
+features. An explanation says in one or two sentences what draws this user (the truth, and no other feature), and adds a
+few of the item's facts. A user profile names the two features that the user likes, the one liked more first, and a home
+and an occasion that are drawn independently of everything else. A review is about the truth and mentions facts.
 
 Left out: items that become popular, tastes that change, and language beyond a list of sentences (`sample_text.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-# pyright: reportAttributeAccessIssue=false
-# (pyarrow.compute makes its functions at import, where pyright cannot see them)
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from xrec.config import ConfigError, SampleConfig
 from xrec.data import sample_text as text
@@ -27,6 +32,9 @@ from xrec.data import sample_text as text
 STRONG, WEAK = 1.0, 0.6
 # Drawing distinct items gets slow when a user is to visit nearly everything they like.
 _MOST_OF_THE_CHOICE = 0.9
+# How often a review names the item's other feature as well.
+_OTHER_FEATURE_TOO = 0.3
+_NEIGHBOURHOODS = [(name, city) for city, names in text.NEIGHBOURHOODS.items() for name in names]
 _FIRST_SECOND, _SECONDS = 1_577_836_800, 3 * 365 * 86_400  # 2020-01-01 UTC, three years
 
 
@@ -85,20 +93,15 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     Timestamps are Unix seconds. Every interaction has a review and an explanation; `feature` is the phrase it names.
     """
     random = np.random.default_rng([world.config.seed, 1])
-    features = world.config.features
-    user_ids = _ids("user", world.config.users)
-    item_ids = _ids("item", world.config.items)
+    places = _Places(world.config.items, random)
+    user_ids, item_ids = _ids("user", world.config.users), _ids("item", world.config.items)
     users, items = user_ids.take(pa.array(world.user)), item_ids.take(pa.array(world.item))
     return {
-        "reviews": pa.table({"user_id": users, "item_id": items, **_reviews(world, random)}),
-        "items": pa.table({"item_id": item_ids, **_item_facts(world.config.items, random)}),
-        "source_item_profiles": pa.table(
-            {"item_id": item_ids, **_profiles(text.ITEM_PROFILES, world.item_features, features, random)}
-        ),
-        "source_user_profiles": pa.table(
-            {"user_id": user_ids, **_profiles(text.USER_PROFILES, world.user_features, features, random)}
-        ),
-        "source_explanations": pa.table({"user_id": users, "item_id": items, **_explanations(world, random)}),
+        "reviews": pa.table({"user_id": users, "item_id": items, **_reviews(world, places, random)}),
+        "items": pa.table({"item_id": item_ids, **_item_facts(places)}),
+        "source_item_profiles": pa.table({"item_id": item_ids, **_item_profiles(world, places, random)}),
+        "source_user_profiles": pa.table({"user_id": user_ids, **_user_profiles(world, random)}),
+        "source_explanations": pa.table({"user_id": users, "item_id": items, **_explanations(world, places, random)}),
     }
 
 
@@ -215,56 +218,115 @@ def _provenance(rows: int) -> dict[str, pa.Array]:
     }
 
 
-def _item_facts(items: int, random: np.random.Generator) -> dict[str, pa.Array]:
-    city, kind = text.choose(text.CITIES, items, random), text.choose(text.KINDS, items, random)
-    price = text.choose(text.PRICES, items, random)
-    attributes = pc.binary_join_element_wise('{"city": "', city, '", "price": "', price, '"}', "")
-    description = pc.binary_join_element_wise("A ", kind, " in ", city, ".", "")
-    return {"title": text.draw_titles(items, random), "attributes": attributes, "description": description}
+class _Places:
+    """The titles and facts of I items, drawn uniformly and independently of each other and of the features."""
+
+    def __init__(self, items: int, random: np.random.Generator):
+        self.count = items
+        self._title = text.draw_titles(items, random)
+        self._neighbourhood = random.integers(len(_NEIGHBOURHOODS), size=items)
+        self._facts = {
+            name: (values, random.integers(len(values), size=items))
+            for name, values in (
+                ("kind", text.KINDS),
+                ("host", text.HOSTS),
+                ("occasion", text.OCCASIONS),
+                ("detail", text.DETAILS),
+            )
+        }
+
+    def of(self, item: np.ndarray) -> dict[str, text.Blank]:
+        """What there is to tell of the items `[R]`, as blanks for `text.fill`."""
+        facts = {name: (values, index[item]) for name, (values, index) in self._facts.items()}
+        return {"title": (self._title, item), **_location(self._neighbourhood[item]), **facts}
 
 
-def _profiles(templates: tuple[str, ...], features: np.ndarray, count: int, random) -> dict[str, pa.Array]:
-    template = random.integers(len(templates), size=len(features))
-    profile = text.pick(text.book(templates, count), template, features[:, 0], features[:, 1])
-    return {"profile": profile, **_provenance(len(features))}
+def _location(neighbourhood: np.ndarray) -> dict[str, text.Blank]:
+    names, cities = [name for name, _ in _NEIGHBOURHOODS], [city for _, city in _NEIGHBOURHOODS]
+    return {"neighbourhood": (names, neighbourhood), "city": (cities, neighbourhood)}
 
 
-def _explanations(world: World, random: np.random.Generator) -> dict[str, pa.Array]:
-    rows, features = len(world.user), world.config.features
-    openings = text.book(text.EXPLANATION_OPENINGS, features)
-    opening = text.pick(openings, random.integers(len(openings), size=rows), world.truth)
-    closing = text.choose(text.EXPLANATION_CLOSINGS, rows, random)
+def _write(sentences: Sequence[str], rows: int, blanks: dict[str, text.Blank], random) -> pa.ChunkedArray:
+    """One of the sentences for each row `[rows]`, drawn uniformly."""
+    return text.fill(sentences, random.integers(len(sentences), size=rows), blanks)
+
+
+def _item_facts(places: _Places) -> dict[str, pa.Array | pa.ChunkedArray]:
+    told, first = places.of(np.arange(places.count)), np.zeros(places.count, dtype=np.int64)
+    return {
+        "title": text.fill(("{title}",), first, told),
+        "attributes": text.fill((text.ATTRIBUTES,), first, told),
+        "description": text.fill((text.DESCRIPTION,), first, told),
+    }
+
+
+def _item_profiles(world: World, places: _Places, random: np.random.Generator) -> dict[str, Any]:
+    rows = places.count
+    blanks = places.of(np.arange(rows)) | _two_features(random.permuted(world.item_features, axis=1))
+    parts = (text.ITEM_PROFILE_PLACES, text.ITEM_PROFILE_FEATURES, text.ITEM_PROFILE_FACTS)
+    return {"profile": text.join(*(_write(part, rows, blanks, random) for part in parts)), **_provenance(rows)}
+
+
+def _user_profiles(world: World, random: np.random.Generator) -> dict[str, Any]:
+    rows = world.config.users
+    blanks = _two_features(world.user_features) | _location(random.integers(len(_NEIGHBOURHOODS), size=rows))
+    blanks["occasion"] = text.OCCASIONS, random.integers(len(text.OCCASIONS), size=rows)
+    parts = (text.USER_PROFILE_TASTES, text.USER_PROFILE_HABITS)
+    return {"profile": text.join(*(_write(part, rows, blanks, random) for part in parts)), **_provenance(rows)}
+
+
+def _feature(feature: np.ndarray) -> dict[str, text.Blank]:
+    return {"feature": (text.FEATURES, feature), "any": (text.INDEFINITE, feature)}
+
+
+def _two_features(features: np.ndarray) -> dict[str, text.Blank]:
+    a, b = features.T
+    return {
+        "a": (text.FEATURES, a),
+        "b": (text.FEATURES, b),
+        "any_a": (text.INDEFINITE, a),
+        "any_b": (text.INDEFINITE, b),
+    }
+
+
+def _explanations(world: World, places: _Places, random: np.random.Generator) -> dict[str, Any]:
+    rows = len(world.user)
+    blanks = places.of(world.item) | _feature(world.truth)
+    parts = (part[: world.config.wordings] for part in (text.EXPLANATION_REASONS, text.EXPLANATION_EXTRAS))
     return {
         "split": pa.nulls(rows, pa.string()),
-        "explanation": pc.binary_join_element_wise(opening, closing, ""),
+        "explanation": text.join(*(_write(part, rows, blanks, random) for part in parts)),
         "feature": pa.array(text.FEATURES, pa.string()).take(pa.array(world.truth)),
         **_provenance(rows),
     }
 
 
-def _reviews(world: World, random: np.random.Generator) -> dict[str, pa.Array]:
-    """Rating, timestamp and text: what the visit was for, sometimes the item's other feature, and a last sentence."""
-    rows, features = len(world.user), world.config.features
+def _reviews(world: World, places: _Places, random: np.random.Generator) -> dict[str, Any]:
+    """Rating, timestamp and text: the truth, the place, the other feature or a thought, a last word."""
+    rows = len(world.user)
     taste = world.taste(world.user, world.truth)
-    pleased = text.book(text.REVIEW_OPENINGS, features)
-    unmoved = text.book(text.REVIEW_OPENINGS_UNMOVED, features)
-    opening = pc.if_else(
-        pa.array(taste > 0),
-        text.pick(pleased, random.integers(len(pleased), size=rows), world.truth),
-        text.pick(unmoved, random.integers(len(unmoved), size=rows), world.truth),
-    )
-    other = world.item_features[world.item].sum(axis=1) - world.truth
-    more = text.book(text.REVIEW_MORE, features)
-    last = pc.if_else(
-        pa.array(random.random(rows) < 0.3),
-        text.pick(more, random.integers(len(more), size=rows), other),
-        text.choose(text.REVIEW_CLOSINGS, rows, random),
-    )
+    told = places.of(world.item)
+    truth = told | _feature(world.truth)
+    other = told | _feature(world.item_features[world.item].sum(axis=1) - world.truth)
+    names_other = random.random(rows) < _OTHER_FEATURE_TOO
+    last = np.where(names_other | (taste == 0), 0, random.integers(len(text.REVIEW_LAST), size=rows))
     # Means 4.6, 4.3 and 3 stars for the best-liked feature, the second, and none.
     mean = np.where(taste == STRONG, 4.6, np.where(taste == WEAK, 4.3, 3.0))
     rating = np.clip(np.rint(random.normal(mean, 0.6)), 1, 5)
     return {
         "rating": pa.array(rating, pa.float32()),
         "timestamp": pa.array(_FIRST_SECOND + random.integers(_SECONDS, size=rows)),
-        "text": pc.binary_join_element_wise(opening, last, " "),
+        "text": text.join(
+            _either(taste > 0, text.REVIEW_PLEASED, text.REVIEW_UNMOVED, truth, random),
+            _write(text.REVIEW_PLACE, rows, told, random),
+            _either(names_other, text.REVIEW_OTHERS, text.REVIEW_THOUGHTS, other, random),
+            text.fill(text.REVIEW_LAST, last, {}),
+        ),
     }
+
+
+def _either(condition: np.ndarray, true: tuple[str, ...], false: tuple[str, ...], blanks, random) -> pa.ChunkedArray:
+    """A sentence of `true` where the condition `[rows]` holds, else one of `false`, drawn uniformly."""
+    of_true = random.integers(len(true), size=len(condition))
+    of_false = len(true) + random.integers(len(false), size=len(condition))
+    return text.fill(true + false, np.where(condition, of_true, of_false), blanks)

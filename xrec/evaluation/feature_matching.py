@@ -145,5 +145,43 @@ def chance_levels(features: Sequence[str | None]) -> ChanceLevels:
     return ChanceLevels(majority=float(shares.max()), independent=float((shares**2).sum()))
 
 
+@dataclass(frozen=True)
+class NamedGuess:
+    """What a guesser that reads a pair's texts, and nothing else of the pair, reaches in accuracy.
+
+    Attributes:
+        accuracy: expected accuracy of picking at random among the features that the texts name; among all features
+            where they name none.
+        named: features that a pair's texts name, on average.
+    """
+
+    accuracy: float
+    named: float
+
+
+def named_guess(
+    matcher: FeatureMatcher, texts: Sequence[Sequence[str]], features: Sequence[str | None]
+) -> NamedGuess | None:
+    """The chance level of a model that has texts in front of it.
+
+    Args:
+        matcher: finds the features.
+        texts: the texts of n pairs, such as what their prompts quote.
+        features: the n pairs' true features; None where a pair has none, which is then left out.
+
+    Returns:
+        The mean over the pairs; None where none of them has a feature.
+    """
+    hits, named = [], []
+    for own, feature in zip(texts, features, strict=True):
+        if feature is None:
+            continue
+        found = set().union(*(matcher.named(text) for text in own))
+        named.append(len(found))
+        open_to_guess = found or set(matcher.vocabulary)
+        hits.append((_normal(feature) in open_to_guess) / len(open_to_guess))
+    return NamedGuess(float(np.mean(hits)), float(np.mean(named))) if hits else None
+
+
 def _normal(phrase: str) -> str:
     return " ".join(phrase.lower().split())

@@ -143,6 +143,22 @@ METRICS: tuple[Metric, ...] = (
         "hallucination",
         "Share of an explanation's statements that neither profile nor any training review supports.",
     ),
+    Metric(
+        "prompt_copy",
+        "Copies of the prompt",
+        "lower",
+        True,
+        "prompt_copy",
+        "Share of explanations that say nothing but what the prompt says: its instruction, labels, title and profiles.",
+    ),
+    Metric(
+        "profile_copy",
+        "Copies of title and profiles",
+        "lower",
+        True,
+        "profile_copy",
+        "Share of explanations that say nothing but what the title and profiles in the prompt say.",
+    ),
     Metric("usr", "Unique sentence ratio", "higher", False, None, "Distinct explanations over all explanations."),
     Metric(
         "usr_user", "USR within a user", "higher", False, None, "The same within each user's explanations, averaged."

@@ -1,8 +1,8 @@
 """`report.html`: one self-contained page about a run, for a wide screen or a phone, light or dark.
 
 It asks nothing of the network: styles and charts are inline. What it says is in `report_headline.py`,
-`report_content.py` and, of trust in its figures, `report_trust.py`; what it draws in `report_charts.py`. Studies beside
-it are the business of `comparison_report.py`.
+`report_signals.py` (the first table), `report_content.py` and, of trust in its figures, `report_trust.py`; what it
+draws in `report_charts.py`. Studies beside it are drawn by `comparison_report.py`.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from xrec.evaluation import report_trust as trust
 from xrec.evaluation.comparison_report import comparison_content
 from xrec.evaluation.page import render_page
 from xrec.evaluation.report_headline import headline
+from xrec.evaluation.report_signals import shown_signals, signal_rows
 from xrec.metric_logging import read_metrics
 from xrec.workspace import Workspace, WorkspaceError
 
@@ -43,9 +44,10 @@ def render_report(workspace: Workspace, config: ReportConfig) -> str:
         "report.html.j2",
         title=config.title,
         headline=headline(workspace, summary),
-        training=charts.training_charts({s: read_metrics(workspace, s) for s in ("embed", "backbone", "tune")}),
+        training=charts.training_charts({s: read_metrics(workspace, s) for s in ("embed", "tune")}),
         examples=content.examples(workspace, config.examples) if "explain" in finished else [],
         signals=charts.SIGNAL_LABELS,
+        vectors=charts.SIGNAL_VECTORS,
         stages=content.stage_rows(workspace),
         missing=[sentence for stage, sentence in _MISSING.items() if stage not in finished],
         comparisons=[
@@ -61,7 +63,7 @@ def _evaluation(summary: dict | None) -> dict[str, Any]:
     """The parts that `evaluate` brings; empty parts are left out by the template."""
     if summary is None:
         figures: dict[str, Any] = dict.fromkeys(("summary", "feature", "likelihood", "probe"))
-        tables = ("metrics", "scorers", "causal", "changes", "leaks", "controls")
+        tables = ("metrics", "scorers", "causal", "changes", "leaks", "controls", "first_rows", "first_columns")
         tables += ("causal_charts", "likelihood_charts", "probe_charts")
         return figures | dict.fromkeys(tables, ())
     drawn = charts.feature_charts(summary)
@@ -72,6 +74,8 @@ def _evaluation(summary: dict | None) -> dict[str, Any]:
         "feature": summary.get("feature"),
         "likelihood": summary.get("likelihood"),
         "probe": summary.get("probe"),
+        "first_columns": shown_signals(summary),
+        "first_rows": signal_rows(summary),
         "metrics": content.metric_rows(summary),
         "scorers": trust.scorer_rows(summary),
         "causal": content.causal_rows(summary),

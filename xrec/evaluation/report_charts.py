@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from xrec.evaluation.plots import Estimate, Line, interval_chart, line_chart
 
-SIGNAL_LABELS = {
-    "true": "own embeddings",
-    "shuffled": "shuffled",
-    "other_user": "another user's",
-    "off": "no signal",
+SIGNAL_LABELS = {"true": "own", "shuffled": "shuffled", "other_user": "another user's", "off": "none"}
+# The same where the table or axis does not say what they are.
+SIGNAL_VECTORS = {
+    "true": "own vectors",
+    "shuffled": "shuffled vectors",
+    "other_user": "another user's vectors",
+    "off": "no vectors",
 }
 _SIGNAL_SERIES = {"true": 0, "shuffled": 1, "other_user": 3, "off": 2}
 _PROBES_SHOWN = 30
@@ -38,7 +40,7 @@ def signal_chart(
     found = {s: i for s, i in summary["metrics"].get(key, {}).items() if s in SIGNAL_LABELS and "low" in i}
     if not found:
         return None
-    alternative = f"{title}: " + "; ".join(_spoken(SIGNAL_LABELS[s], i) for s, i in found.items())
+    alternative = f"{title}: " + "; ".join(_spoken(SIGNAL_VECTORS[s], i) for s, i in found.items())
     svg = interval_chart(_by_signal(found), x_label, alternative, references, limits)
     return Chart(title, svg, caption)
 
@@ -49,6 +51,8 @@ def feature_charts(summary: dict) -> list[Chart]:
         return []
     levels = summary["feature"]
     references = [("chance", levels["chance"]), ("most common", levels["majority"])]
+    if levels.get("prompt_chance") is not None:
+        references.append(("chance, given the prompt's texts", levels["prompt_chance"]))
     drawn = [
         signal_chart(
             summary, "feature/accuracy", "Names the right feature alone", "share of pairs", references, (0, 1)
@@ -62,7 +66,7 @@ def likelihood_charts(likelihood: dict) -> list[Chart]:
     """Nats per token by signal, and the paired differences."""
     signals, difference = likelihood["signals"], likelihood["difference"]
     alternative = "Negative log-likelihood per token: " + "; ".join(
-        _spoken(SIGNAL_LABELS[s], i) for s, i in signals.items()
+        _spoken(SIGNAL_VECTORS[s], i) for s, i in signals.items()
     )
     charts = [
         Chart(
@@ -72,19 +76,17 @@ def likelihood_charts(likelihood: dict) -> list[Chart]:
         )
     ]
     if difference:
-        rows = [
-            Estimate(SIGNAL_LABELS[s], i["value"], i["low"], i["high"], _SIGNAL_SERIES[s])
-            for s, i in difference.items()
-        ]
-        alternative = "Paired difference to own embeddings: " + "; ".join(
-            _spoken(SIGNAL_LABELS[s], i) for s, i in difference.items()
+        alternative = "Paired difference to own vectors: " + "; ".join(
+            _spoken(SIGNAL_VECTORS[s], i) for s, i in difference.items()
         )
-        svg = interval_chart(rows, "more nats per token than own embeddings", alternative, [("no effect", 0.0)])
+        svg = interval_chart(
+            _by_signal(difference), "more nats per token than own vectors", alternative, [("no effect", 0.0)]
+        )
         charts.append(
             Chart(
-                "What is lost without a pair's own embeddings",
+                "What is lost without a pair's own vectors",
                 svg,
-                "Paired bootstrap over pairs. Right of the line, the pair's own embeddings make its reference more "
+                "Paired bootstrap over pairs. Right of the line, the pair's own vectors make its reference more "
                 "probable.",
             )
         )
@@ -136,24 +138,15 @@ def curve(
 
 def training_charts(logs: dict[str, list[dict]]) -> dict[str, list[Chart]]:
     """The training curves of each stage that has a log."""
-    embed, backbone, tune = (logs.get(s, []) for s in ("embed", "backbone", "tune"))
+    embed, tune = (logs.get(s, []) for s in ("embed", "tune"))
     likelihood = {
-        "own embeddings": ("val/nll_per_token",),
+        "own": ("val/nll_per_token",),
         "shuffled": ("val/nll_per_token/shuffled",),
     }
     charts = {
         "embed": [
             curve("LightGCN: training loss", embed, {"loss": ("train/loss", "loss")}, "epoch", "BPR loss"),
             curve("LightGCN: validation Recall@20", embed, {"Recall@20": ("val/recall@20",)}, "epoch", "Recall@20"),
-        ],
-        "backbone": [
-            curve(
-                "Backbone: loss",
-                backbone,
-                {"training": ("train/loss", "loss"), "validation": ("val/loss",)},
-                "epoch",
-                "nats per token",
-            )
         ],
         "tune": [
             curve("Adapter: training loss", tune, {"loss": ("train/loss", "loss")}, "step", "nats per token"),

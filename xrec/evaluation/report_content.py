@@ -56,7 +56,7 @@ def metric_rows(summary: dict) -> list[dict[str, Any]]:
                     "label": metric.label,
                     "value": shown(metric, found["value"]),
                     "spread": shown(metric, found["std"]) if "std" in found else "",
-                    "interval": _interval(metric, found),
+                    "interval": interval_shown(metric, found),
                     "better": metric.better,
                     "meaning": metric.meaning,
                 }
@@ -75,7 +75,7 @@ def causal_rows(summary: dict) -> list[dict[str, Any]]:
         if not found:
             continue
         cells = [shown(metric, found[s]["value"]) if s in found else "" for s in ("true", *controls)]
-        gains = [_gain(metric, found["difference"].get(s)) for s in controls]
+        gains = [gain(metric, found["difference"].get(s)) for s in controls]
         rows.append({"label": metric.label, "better": metric.better, "cells": cells, "gains": gains})
     return rows
 
@@ -150,7 +150,8 @@ def signed(metric: Metric, value: float) -> str:
 _ENDS = ("value", "low", "high")
 
 
-def _gain(metric: Metric, difference: dict | None) -> dict[str, Any] | None:
+def gain(metric: Metric, difference: dict | None) -> dict[str, Any] | None:
+    """A paired difference as the report writes it: `value`, `interval`, and `kind` (`gain` or `loss`) if certain."""
     if difference is None:
         return None
     ends = [signed(metric, difference[k]) for k in _ENDS]
@@ -161,7 +162,8 @@ def _gain(metric: Metric, difference: dict | None) -> dict[str, Any] | None:
     }
 
 
-def _interval(metric: Metric, found: dict) -> str:
+def interval_shown(metric: Metric, found: dict) -> str:
+    """A figure's interval as the report writes it; empty for a metric of the whole set of texts."""
     return f"{shown(metric, found['low'])} to {shown(metric, found['high'])}" if "low" in found else ""
 
 

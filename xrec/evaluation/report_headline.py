@@ -1,5 +1,6 @@
 """The top of the report: the data, the split, who wrote the texts, and the few figures looked for first."""
 
+import os
 import time
 from typing import Any
 
@@ -32,6 +33,9 @@ def headline(workspace: Workspace, summary: dict | None) -> dict[str, Any]:
         "split": _split_sentence(_settings(workspace, "preprocess"), known),
         "leak": _leak_sentence(known),
         "texts": _texts_sentence(_settings(workspace, "profile"), written),
+        "backbone": _backbone_sentence(
+            _settings(workspace, "tune"), _settings(workspace, "backbone"), _figures(workspace, "backbone")
+        ),
         "results": _results(summary, _figures(workspace, "embed")),
     }
 
@@ -46,15 +50,20 @@ def _results(summary: dict | None, embed: dict[str, float]) -> list[dict[str, st
     tiles = []
     metrics = summary["metrics"] if summary else {}
     if summary and summary.get("feature") and "true" in metrics.get("feature/accuracy", {}):
-        value, chance = metrics["feature/accuracy"]["true"]["value"], summary["feature"]["chance"]
-        tiles.append((f"{100 * value:.1f} %", "feature accuracy", f"chance {100 * chance:.1f} %"))
+        value, levels = metrics["feature/accuracy"]["true"]["value"], summary["feature"]
+        note = f"chance {100 * levels['chance']:.1f} %"
+        if levels.get("prompt_chance") is not None:
+            note += f", {100 * levels['prompt_chance']:.1f} % given the prompt's texts"
+        tiles.append((f"{100 * value:.1f} %", "feature accuracy", note))
     if "true" in metrics.get("bert_score_f1", {}):
         tiles.append((f"{metrics['bert_score_f1']['true']['value']:.3f}", "BERTScore F1", bert_score_model(summary)))
     if "true" in metrics.get("usr", {}):
         tiles.append((f"{metrics['usr']['true']['value']:.3f}", "unique sentence ratio", ""))
+    if "true" in metrics.get("prompt_copy", {}):
+        tiles.append((f"{100 * metrics['prompt_copy']['true']['value']:.1f} %", "copies of the prompt", ""))
     if summary and summary.get("likelihood") and "shuffled" in summary["likelihood"]["difference"]:
         found = summary["likelihood"]["difference"]["shuffled"]
-        note = f"nats a token, {found['low']:+.4f} to {found['high']:+.4f}"
+        note = f"nats per token, {found['low']:+.4f} to {found['high']:+.4f}"
         tiles.append((f"{found['value']:+.4f}", "cost of shuffling", note))
     recall = "test/recall@20" if "test/recall@20" in embed else "val/recall@20"
     if recall in embed:
@@ -93,6 +102,27 @@ def _leak_sentence(known: dict[str, float]) -> str:
         f"Leak: {int(leaked):,}{of} explained test pairs are edges of the training graph, so the figures on the test "
         "split flatter the model."
     )
+
+
+def _backbone_sentence(tune: dict, backbone: dict, figures: dict[str, float]) -> str:
+    """The language model that the adapter was tuned for, or will be; empty where neither stage has run."""
+    if tune.get("backbone"):
+        return f"Language model: {_model_name(tune['backbone'])}, frozen."
+    if not backbone:
+        return ""
+    parts = [_model_name(backbone.get("pretrained", "smollm2"))]
+    parts += [
+        f"{int(figures[key]):,} {label}"
+        for key, label in (("parameters", "parameters"), ("layers", "layers"))
+        if key in figures
+    ]
+    return f"Language model: {', '.join(parts)}, frozen."
+
+
+def _model_name(name: str) -> str:
+    """A model's name; of a folder or file, the last part of the path."""
+    named = {"smollm2": "SmolLM2-135M-Instruct"}
+    return named.get(name) or (os.path.basename(name.rstrip("/")) if os.path.isabs(name) else name)
 
 
 def _texts_sentence(settings: dict, written: dict[str, float]) -> str:

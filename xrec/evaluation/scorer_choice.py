@@ -5,6 +5,8 @@ from collections.abc import Callable
 from xrec.config import EvaluateConfig
 from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer
 from xrec.evaluation.length import LengthScorer
+from xrec.evaluation.prompt_copies import PromptCopyScorer
+from xrec.evaluation.prompt_texts import PromptTexts
 from xrec.evaluation.scorers import Scorer
 from xrec.evaluation.support import SupportChecker
 from xrec.workspace import Workspace
@@ -23,7 +25,8 @@ def open_scorers(workspace: Workspace, config: EvaluateConfig, device: str, refe
         referenced: whether the data has references at all.
 
     Returns:
-        Family -> scorer; families that have nothing to compare with are left out.
+        Family -> scorer; families that have nothing to compare with are left out, as are copies of the prompt where the
+        prompt is not known (predictions of another system).
 
     Raises:
         ValueError: a model cannot be loaded, or is of the wrong kind.
@@ -31,6 +34,7 @@ def open_scorers(workspace: Workspace, config: EvaluateConfig, device: str, refe
     """
     makers: dict[str, Callable[[], Scorer | None]] = {
         "length": LengthScorer,
+        "prompt_copies": lambda: _prompt_copies(workspace),
         "rouge": _rouge,
         "bleu": _bleu,
         "feature": lambda: _feature(workspace),
@@ -53,6 +57,11 @@ def feature_matcher(workspace: Workspace) -> FeatureMatcher | None:
     features = workspace.read_text_table("explanations", columns=["feature"])["feature"]
     vocabulary = [f for f in features.unique().to_pylist() if f and f.strip()]
     return FeatureMatcher(vocabulary) if vocabulary else None
+
+
+def _prompt_copies(workspace: Workspace) -> Scorer | None:
+    prompts = PromptTexts.load(workspace)
+    return PromptCopyScorer(prompts) if prompts else None
 
 
 # Imported where they are asked for: each brings a library that the others do without.

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from xrec.evaluation.bootstrap import mean_intervals
-from xrec.evaluation.feature_matching import chance_levels
+from xrec.evaluation.feature_matching import FeatureMatcher, chance_levels, named_guess
 from xrec.evaluation.likelihood import Likelihood
 from xrec.evaluation.metrics import METRICS
+from xrec.evaluation.prompt_texts import PromptTexts
 
 
 def metric_summary(scores: pa.Table, corpus: dict[str, dict[str, float]], resamples: int, seed: int) -> dict:
@@ -70,16 +71,35 @@ def likelihood_summary(likelihood: Likelihood, resamples: int, seed: int) -> dic
     }
 
 
-def feature_summary(joined: pa.Table, vocabulary: list[str]) -> dict:
-    """Chance levels of feature matching over the pairs explained with their own embeddings."""
+def feature_summary(joined: pa.Table, vocabulary: list[str], prompts: PromptTexts | None = None) -> dict:
+    """Chance levels of feature matching over the pairs explained with their own embeddings.
+
+    Args:
+        joined: what `scoring.join_references` returned.
+        vocabulary: the distinct features.
+        prompts: what the prompts say, where that is known.
+
+    Returns:
+        {"vocabulary", "rows", "majority", "chance", "prompt_chance", "prompt_named", "prompt_fields"}: the last three
+        say how well one guesses from the texts that the prompt quotes (`named_guess`), and which these are; null and
+        empty where it quotes none.
+    """
     own = joined.filter(pc.equal(joined["signal"], "true"))
-    features = [f for f in own["feature"].to_pylist() if f is not None]
+    features = own["feature"].to_pylist()
     levels = chance_levels(features)
+    fields = prompts.fields if prompts else []
+    guess = None
+    if prompts and fields:
+        pairs = zip(own["user"].to_pylist(), own["item"].to_pylist(), strict=True)
+        guess = named_guess(FeatureMatcher(vocabulary), [prompts.quoted(*pair) for pair in pairs], features)
     return {
         "vocabulary": vocabulary,
-        "rows": len(features),
+        "rows": sum(f is not None for f in features),
         "majority": levels.majority,
         "chance": levels.independent,
+        "prompt_chance": guess.accuracy if guess else None,
+        "prompt_named": guess.named if guess else None,
+        "prompt_fields": fields,
     }
 
 
@@ -94,8 +114,9 @@ def flat_metrics(summary: dict) -> dict[str, float]:
             flat[_key(split, key, signal)] = interval["value"]
         _flatten_differences(flat, f"{split}/{key}_difference", found["difference"])
     if summary.get("feature"):
-        for level in ("majority", "chance"):
-            flat[f"{split}/feature/{level}"] = summary["feature"][level]
+        for level in ("majority", "chance", "prompt_chance"):
+            if summary["feature"].get(level) is not None:
+                flat[f"{split}/feature/{level}"] = summary["feature"][level]
     if summary.get("likelihood"):
         for signal, interval in summary["likelihood"]["signals"].items():
             flat[_key(split, "nll_per_token", signal)] = interval["value"]

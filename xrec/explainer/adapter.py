@@ -132,7 +132,9 @@ def draw_randomness(
 
 
 class MoEAdapter(nn.Module):
-    """A softmax-gated mixture of E affine experts: a = sum_e g_e(x) W_e (x - b_e).
+    """A softmax-gated mixture of E affine experts: a = s sum_e g_e(x) W_e (x - b_e).
+
+    The output scale s is fixed before training, by the backbone's own embeddings; it is stored with the weights.
 
     In training the gate's logits carry trainable noise, n * (softplus(x W_noise) + 0.01), and each expert's input
     dropout; both come in from outside (`Randomness`), and without them the mixture is deterministic.
@@ -140,24 +142,57 @@ class MoEAdapter(nn.Module):
 
     mean: torch.Tensor
     scale: torch.Tensor
+    output_scale: torch.Tensor
 
     def __init__(self, embedding_dim: int, hidden_size: int, experts: int = 8, top_k: int | None = None):
         super().__init__()
         self.top_k = top_k
         self.register_buffer("mean", torch.zeros(embedding_dim))
         self.register_buffer("scale", torch.ones(embedding_dim))
+        self.register_buffer("output_scale", torch.ones(()))
         self.gate = nn.Parameter(torch.zeros(embedding_dim, experts))
         self.gate_noise = nn.Parameter(torch.zeros(embedding_dim, experts))
-        self.expert_shift = nn.Parameter(torch.zeros(experts, embedding_dim))
+        # As large as a standardised embedding, whose mean is zero: from zero shifts, what all nodes have in common (how
+        # an explanation reads) would be learned many times slower than what sets them apart.
+        self.expert_shift = nn.Parameter(torch.randn(experts, embedding_dim))
         self.expert_weight = nn.Parameter(torch.empty(experts, embedding_dim, hidden_size))
-        # A standardised embedding then comes out with entries of about 0.5, the scale of a normed hidden state.
-        nn.init.normal_(self.expert_weight, std=0.5 * (experts / embedding_dim) ** 0.5)
+        # A standardised embedding then comes out with entries of about 1, before the output scale.
+        nn.init.normal_(self.expert_weight, std=(experts / embedding_dim) ** 0.5)
 
     @torch.no_grad()
     def fit_normalization(self, embeddings: torch.Tensor) -> None:
-        """Set the input scaling to mean 0 and variance 1 per dimension over `embeddings` `[N, D]`."""
-        self.mean.copy_(embeddings.mean(0))
-        self.scale.copy_(embeddings.std(0, correction=0).clamp(min=1e-6).reciprocal())
+        """Set the input scaling to mean 0 and variance 1 per dimension over `embeddings` `[N, D]`.
+
+        A dimension that is the same for all of them carries nothing and is switched off; dividing by its rounding
+        errors would blow it up.
+        """
+        spread = embeddings.float().std(0, correction=0)
+        varies = spread > 1e-5 * embeddings.float().square().mean().sqrt()
+        self.mean.copy_(embeddings.float().mean(0))
+        self.scale.copy_(torch.where(varies, spread.clamp(min=1e-30).reciprocal(), 0.0))
+
+    @torch.no_grad()
+    def fit_output_scale(self, embeddings: torch.Tensor, rms: float) -> None:
+        """Scale an untrained mixture so that the vectors of `embeddings` `[N, D]` have a root mean square of `rms`.
+
+        The shifts become as large as the embeddings; the weights keep their ordinary size, so that a step of the
+        optimizer is in the same units as the vectors.
+        """
+        self.output_scale.fill_(1.0)
+        inputs = (embeddings.float() - self.mean) * self.scale
+        self.expert_shift.mul_(float(inputs.std(correction=0)) / float(self.expert_shift.std(correction=0)))
+        found = rms_of(self(embeddings))
+        self.output_scale.fill_(rms / found if found > 0 else rms)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "MoEAdapter":
+        # Conversion to bfloat16 would round the mean, whose error the division by a small spread then multiplies.
+        kept = {name: buffer.float() for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, exact in kept.items():
+            moved = self._buffers[name]
+            if moved is not None and moved.dtype != torch.float32 and not moved.is_meta:
+                self._buffers[name] = exact.to(moved.device)
+        return self
 
     def forward(self, embeddings: torch.Tensor, randomness: Randomness | None = None) -> torch.Tensor:
         """Adapt a batch.
@@ -178,7 +213,8 @@ class MoEAdapter(nn.Module):
             inputs = inputs * randomness.keep.to(x.dtype)
         weights = self._gate_weights(logits)
         mixed = weights.unsqueeze(-1) * (inputs - self.expert_shift)
-        return mixed.flatten(1) @ self.expert_weight.flatten(0, 1)
+        vectors = mixed.flatten(1) @ self.expert_weight.flatten(0, 1)
+        return vectors * self.output_scale.to(vectors.dtype)
 
     def _gate_weights(self, logits: torch.Tensor) -> torch.Tensor:
         if self.top_k is not None and self.top_k < logits.shape[-1]:
@@ -212,12 +248,18 @@ class XRecAdapter(
         self.user.fit_normalization(user)
         self.item.fit_normalization(item)
 
+    def fit_output_scale(self, user: torch.Tensor, item: torch.Tensor, rms: float) -> None:
+        """Let the vectors of user `[N, D]` and item `[M, D]` embeddings have a root mean square of `rms` each."""
+        self.user.fit_output_scale(user, rms)
+        self.item.fit_output_scale(item, rms)
+
     def trainable_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """The named parameters that tuning changes; the normalisation buffers are not among them."""
         return list(self.named_parameters())
 
     def _save_pretrained(self, save_directory: Path) -> None:
         state = {name: value.detach().float().cpu().contiguous() for name, value in self.state_dict().items()}
+        check_finite(state, "the adapter to be saved")
         save_file(state, save_directory / WEIGHTS, metadata={"format": "pt"})
         (save_directory / CONFIG).write_text(json.dumps(asdict(self.spec), indent=1, sort_keys=True))
 
@@ -255,5 +297,32 @@ class XRecAdapter(
         if unknown:
             raise ValueError(f"{model_id}/{CONFIG}: unknown field {min(unknown)!r}; it was written by another version")
         adapter = cls(AdapterSpec(**values))
-        adapter.load_state_dict(load_file(find(WEIGHTS)))
+        state = load_file(find(WEIGHTS))
+        check_finite(state, f"{model_id}/{WEIGHTS}")
+        # Adapters of earlier versions have no output scale.
+        adapter.load_state_dict({f"{side}.output_scale": torch.ones(()) for side in ("user", "item")} | state)
         return adapter.eval()
+
+
+def rms_of(values: torch.Tensor) -> float:
+    """The root mean square of all entries."""
+    return float(values.float().square().mean().sqrt())
+
+
+def check_finite(tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Raise where a tensor holds NaN or infinity.
+
+    Args:
+        tensors: by name.
+        source: what holds them, for the error.
+
+    Raises:
+        ValueError: naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
+        if bad:
+            raise ValueError(
+                f"{source}: {bad:,} of {tensor.numel():,} values of {name!r} are not finite; the run that wrote them "
+                "diverged: tune again with `xrec tune --force`, a lower tune.learning_rate or tune.precision: float32"
+            )

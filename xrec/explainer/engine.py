@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from xrec.explainer.thinking import without_thinking
+
 FinishReason = Literal["stop", "sentence", "length"]
 # Logits divided by less overflow; vLLM, too, goes no lower.
 LEAST_TEMPERATURE = 0.01
@@ -71,7 +73,7 @@ class Result:
     """One explanation.
 
     Attributes:
-        text: at most `max_words` words.
+        text: at most `max_words` words, without thinking.
         token_ids: every token generated, those after the cut included.
         finish_reason: `stop` (the model ended), `sentence` (cut at a sentence's end), `length` (cut inside one).
     """
@@ -86,7 +88,7 @@ class Progress:
     """How far one explanation is.
 
     Attributes:
-        text: all that was generated; a later cut at a sentence's end may take some of it back.
+        text: all that was generated, but for thinking; a later cut at a sentence's end may take some of it back.
         result: the whole, once it is finished.
     """
 
@@ -220,13 +222,15 @@ def end_ids(tokenizer: Any, configured: int | list[int] | None) -> list[int]:
 def finish(text: str, ended: bool, tokens: int, sampling: Sampling) -> tuple[str, FinishReason | None]:
     """What an explanation has become after another token: its text, and why it ends here (None: it goes on).
 
+    Thinking is no part of the text, nor of its words, but its tokens count.
+
     Args:
         text: all that was generated.
         ended: whether the last token ends a turn.
         tokens: generated so far.
         sampling: the limits.
     """
-    text = text.strip()
+    text = without_thinking(text)
     cut = limit_words(text, sampling.max_words)
     if cut is None and ended:
         return text, "stop"
@@ -249,9 +253,13 @@ def limit_words(text: str, max_words: int) -> tuple[str, FinishReason] | None:
 
 
 def cut_at_sentence(text: str) -> tuple[str, FinishReason]:
-    """The text up to its last sentence end and `sentence`; the text itself and `length` where it has none."""
+    """The text up to its last sentence end and `sentence`; the text itself and `length` where it has none.
+
+    Thinking is no part of either.
+    """
+    text = without_thinking(text)
     ends = list(_SENTENCE_END.finditer(text))
-    return (text[: ends[-1].end()].strip(), "sentence") if ends else (text.strip(), "length")
+    return (text[: ends[-1].end()], "sentence") if ends else (text, "length")
 
 
 def complete_sentences(text: str) -> str:

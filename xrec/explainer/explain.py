@@ -1,7 +1,6 @@
 """From pairs of users and items to explanations: adapted vectors, prompt and engine put together.
 
-`Explainer` is an ordinary class that a notebook calls, Ray Data maps over batches, and a server holds. Where and how
-wide it runs is not its business.
+`Explainer` is an ordinary class that a notebook calls, Ray Data maps over batches, and a server holds.
 """
 
 import threading
@@ -18,6 +17,7 @@ from xrec.explainer.engine_choice import open_engine
 from xrec.explainer.loading import load_adapter, load_embeddings, prompts_of
 from xrec.explainer.pairs import PairTexts
 from xrec.explainer.prompt import PromptBuilder
+from xrec.explainer.thinking import without_thinking
 from xrec.explainer.vectors import SIDES, AdaptedVectors, Signal, VectorSource
 from xrec.fingerprint import hash_of
 from xrec.workspace import Workspace
@@ -124,7 +124,9 @@ class Explainer:
             if isinstance(result, str):
                 rows[i]["error"] = result
                 continue
-            rows[i] |= {"explanation": result.text, "finish_reason": result.finish_reason, "status": "ok"}
+            # Custom engines may leave a model's thinking in.
+            text = without_thinking(result.text)
+            rows[i] |= {"explanation": text, "finish_reason": result.finish_reason, "status": "ok"}
             rows[i] |= {"tokens": len(result.token_ids), "latency": latency}
         return rows
 

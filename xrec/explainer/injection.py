@@ -13,6 +13,10 @@ from torch import nn
 
 Injection = Literal["input", "output", "none"]
 KEYWORD = "injection"
+_REMEDY = (
+    "use a decoder of the LLaMA, Mistral, Qwen, Phi-3 or Gemma families, or set tune.injection to none, which replaces "
+    "the input embeddings alone"
+)
 _SEPARATE, _FUSED = ("q_proj", "k_proj", "v_proj"), "qkv_proj"
 
 
@@ -25,8 +29,7 @@ def attention_modules(backbone: nn.Module) -> list[nn.Module]:
     found = [m for m in backbone.modules() if hasattr(m, _FUSED) or all(hasattr(m, name) for name in _SEPARATE)]
     if not found:
         raise ValueError(
-            f"backbone {type(backbone).__name__}: no layer has {', '.join(_SEPARATE)} or {_FUSED}; "
-            "use a decoder of the LLaMA, Mistral, Qwen, Phi-3 or Gemma families"
+            f"backbone {type(backbone).__name__}: no layer has {', '.join(_SEPARATE)} or {_FUSED}; {_REMEDY}"
         )
     return found
 
@@ -49,6 +52,47 @@ def attach(backbone: nn.Module, mode: Injection) -> None:
             attention.register_forward_pre_hook(_add_to_input, with_kwargs=True)
         else:
             _attach_output(attention, backbone)
+
+
+@torch.no_grad()
+def check_reached(backbone: nn.Module) -> None:
+    """Run two tokens and check that vectors reach every attention layer and change what the model predicts.
+
+    Several families drop keywords that they do not know on the way to their layers, silently. Under ZeRO-3 every worker
+    must call it, after DeepSpeed has taken over the model.
+
+    Args:
+        backbone: with an injection attached, on its device.
+
+    Raises:
+        ValueError: the vectors would be ignored, in all layers or in some.
+    """
+    name, layers, reached = type(backbone).__name__, attention_modules(backbone), set()
+
+    def note(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if kwargs.get(KEYWORD) is not None:
+            reached.add(module)
+
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True, prepend=True) for m in layers]
+    table: Any = backbone.get_input_embeddings()  # pyright: ignore
+    device = next(backbone.parameters()).device
+    embeddings = table(torch.tensor([[1, 2]], device=device))
+    vector = torch.ones_like(embeddings) * embeddings.float().square().mean().sqrt().to(embeddings.dtype)
+    vector[..., ::2] *= -1
+    try:
+        with_vectors, without = (
+            backbone(inputs_embeds=embeddings, use_cache=False, **{KEYWORD: v}).logits for v in (vector, vector * 0)
+        )
+    except TypeError as error:
+        raise ValueError(f"backbone {name} does not take the injected vectors ({error}); {_REMEDY}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(reached) < len(layers) or torch.equal(with_vectors, without):
+        raise ValueError(
+            f"backbone {name}: injected vectors reach {len(reached)} of its {len(layers)} attention layers, and would "
+            f"be ignored in the others; {_REMEDY}"
+        )
 
 
 def vectors_at(

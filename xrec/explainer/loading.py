@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from xrec.config import PromptConfig
 from xrec.embeddings import Embeddings
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
 from xrec.explainer.model import backbone_hash
@@ -69,7 +68,7 @@ def prompts_of(spec: AdapterSpec, tokenizer: Any) -> PromptBuilder:
     Raises:
         WorkspaceError: this version of XRec has another one.
     """
-    prompts = PromptBuilder(tokenizer, PromptConfig(**spec.prompt))
+    prompts = PromptBuilder.from_settings(tokenizer, spec.prompt)
     if spec.prompt_hash and prompts.hash != spec.prompt_hash:
         raise WorkspaceError(
             "the adapter was tuned with another prompt template; tune it again with `xrec tune --force`"

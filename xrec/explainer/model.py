@@ -15,10 +15,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xrec.explainer.adapter import AdapterRandomness, XRecAdapter
-from xrec.explainer.injection import KEYWORD, Injection, attach, vectors_at
+from xrec.explainer.injection import KEYWORD, Injection, attach, check_reached, vectors_at
 from xrec.fingerprint import hash_of
 
 IGNORED = -100
+# The squares of larger ones would leave float32 when a norm is computed.
+_LARGEST_GRADIENT = 1e12
 
 
 class InjectedBackbone(nn.Module):
@@ -28,6 +30,10 @@ class InjectedBackbone(nn.Module):
         backbone: a Hugging Face causal language model; its parameters are frozen and its weights stay untouched.
         injection: see `injection.attach`.
         input_replacement: whether the vectors also replace the reserved positions' input embeddings.
+
+    Raises:
+        ValueError: the backbone would ignore the vectors. A backbone whose parameters are sharded (ZeRO-3) cannot run
+            yet; whoever shards it calls `check_injection` once it can.
     """
 
     def __init__(self, backbone: Any, injection: Injection = "input", input_replacement: bool = True):
@@ -35,6 +41,13 @@ class InjectedBackbone(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         self.injection, self.input_replacement = injection, input_replacement
         attach(backbone, injection)
+        if not any(hasattr(p, "ds_id") for p in backbone.parameters()):
+            self.check_injection()
+
+    def check_injection(self) -> None:
+        """Check that the vectors reach every layer; see `injection.check_reached`."""
+        if self.injection != "none":
+            check_reached(self.backbone)
 
     @property
     def hidden_size(self) -> int:
@@ -71,12 +84,26 @@ class InjectedBackbone(nn.Module):
         placed = vectors_at(user_mask, item_mask, user.to(embeddings.dtype), item.to(embeddings.dtype))
         if self.input_replacement:
             embeddings = torch.where((user_mask | item_mask).unsqueeze(-1), placed, embeddings)
+        positions, start = positions_of(attention_mask), 0
+        if last and placed.requires_grad and not getattr(self.backbone, "is_gradient_checkpointing", False):
+            # Nothing before the first reserved position depends on the vectors, so no gradient goes there.
+            start = int((user_mask | item_mask).any(0).nonzero().min()) if bool((user_mask | item_mask).any()) else 0
+        if start:
+            with torch.no_grad():
+                options["past_key_values"] = self.backbone(
+                    inputs_embeds=embeddings[:, :start],
+                    attention_mask=attention_mask[:, :start],
+                    position_ids=positions[:, :start],
+                    logits_to_keep=1,
+                    use_cache=True,
+                ).past_key_values
+            options["use_cache"] = True
         if self.injection != "none":
-            options[KEYWORD] = placed
+            options[KEYWORD] = placed[:, start:]
         return self.backbone(
-            inputs_embeds=embeddings,
+            inputs_embeds=embeddings[:, start:],
             attention_mask=attention_mask,
-            position_ids=positions_of(attention_mask),
+            position_ids=positions[:, start:],
             logits_to_keep=last,
             **options,
         )
@@ -103,6 +130,7 @@ class XRecModel(nn.Module):
         replace = adapter.spec.input_replacement if input_replacement is None else input_replacement
         self.injected = InjectedBackbone(backbone, mode, replace)
         self.adapter = adapter
+        self._bad_gradients = 0
         if adapter.spec.hidden_size != self.injected.hidden_size:
             raise ValueError(
                 f"the adapter writes vectors of width {adapter.spec.hidden_size}, the backbone's hidden size is "
@@ -138,8 +166,8 @@ class XRecModel(nn.Module):
         Returns:
             Natural-log loss in float32: a scalar, or `[B]`; or logits `[B, T, V]`.
         """
-        user_vectors = self.adapter.user(user, randomness.user if randomness else None)
-        item_vectors = self.adapter.item(item, randomness.item if randomness else None)
+        user_vectors = self._watched(self.adapter.user(user, randomness.user if randomness else None))
+        item_vectors = self._watched(self.adapter.item(item, randomness.item if randomness else None))
         masks = (user_mask, item_mask, user_vectors, item_vectors)
         if labels is None:
             return self.injected(input_ids, attention_mask, *masks, use_cache=False).logits
@@ -147,6 +175,25 @@ class XRecModel(nn.Module):
         logits = self.injected(input_ids, attention_mask, *masks, last=keep + 1, use_cache=False).logits
         losses = token_losses(logits[:, :-1], labels[:, -keep:])
         return losses.sum() if reduction == "sum" else losses.sum(-1)
+
+    def take_bad_gradients(self) -> int:
+        """How many gradients of adapted vectors were not finite since the last call; they were set to zero.
+
+        All of an adapter's gradient comes through its vectors, so none that is not finite reaches an optimizer.
+        """
+        count, self._bad_gradients = self._bad_gradients, 0
+        return count
+
+    def _watched(self, vectors: torch.Tensor) -> torch.Tensor:
+        if vectors.requires_grad:
+            vectors.register_hook(self._keep_finite)
+        return vectors
+
+    def _keep_finite(self, gradient: torch.Tensor) -> torch.Tensor:
+        if bool((gradient.abs() < _LARGEST_GRADIENT).all()):
+            return gradient
+        self._bad_gradients += 1
+        return torch.zeros_like(gradient)
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -211,6 +258,17 @@ def _ends(path: Path, size: int = 1 << 20) -> bytes:
         head = file.read(size)
         file.seek(max(size, path.stat().st_size - size))
         return head + file.read()
+
+
+@torch.no_grad()
+def embedding_table(backbone: Any) -> torch.Tensor:
+    """`[V, H]` float32 on the CPU: what the input embedding gives for every token id.
+
+    Taken through the module, which in some families (Gemma) scales the stored rows.
+    """
+    module = backbone.get_input_embeddings()
+    ids = torch.arange(module.weight.shape[0], device=module.weight.device)
+    return torch.cat([module(part).float().cpu() for part in ids.split(8192)])
 
 
 def resolve_device(device: str) -> torch.device:

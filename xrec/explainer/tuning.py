@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from xrec.config import TuneConfig
-from xrec.explainer.adapter import XRecAdapter, draw_randomness
-from xrec.explainer.batching import Row, collate, micro_batches, plan_epoch, plan_in_order
+from xrec.explainer.adapter import XRecAdapter, check_finite, draw_randomness
+from xrec.explainer.batching import Row, check_context, collate, micro_batches, plan_epoch, plan_in_order
 from xrec.explainer.loading import backbone_folder
-from xrec.explainer.model import XRecModel, backbone_hash, load_backbone, resolve_device
+from xrec.explainer.model import XRecModel, backbone_hash, embedding_table, load_backbone, resolve_device
 from xrec.explainer.prompt import PromptBuilder
 from xrec.explainer.tuning_data import TuningData, align_adapter, load_tuning_data, new_adapter
 from xrec.explainer.tuning_engine import EngineState, Progress, TorchEngine, TuningEngine, load_weights
@@ -27,7 +27,14 @@ from xrec.explainer.vectors import derangement
 from xrec.metric_logging import MetricLogger
 from xrec.workspace import Workspace
 
+_REMEDY = "lower tune.learning_rate, set tune.precision to float32, or check the embeddings; nothing of it was kept"
+# Steps without a finite loss and gradient, one after another, after which a run ends.
+_MOST_SKIPPED = 3
 LOSS, SHUFFLED_LOSS = "val/nll_per_token", "val/nll_per_token/shuffled"
+
+
+class TuningDiverged(ValueError):
+    """Loss or gradient was not finite for several steps in a row, or in every validation."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,17 @@ def phases_of(data: TuningData, config: TuneConfig) -> list[Phase]:
     return phases
 
 
-def learning_rate(step: int, steps: int, rising: int, peak: float) -> float:
+def learning_rate(step: int, steps: int, rising: int, peak: float, schedule: str = "cosine") -> float:
     """Linear rise over the first `rising` steps, then half a cosine down to nearly 0 at the last of `steps`.
 
     Args:
         step: counts from 0.
+        schedule: `constant` stays at the peak instead of going down.
     """
     if step < rising:
         return peak * (step + 1) / rising
+    if schedule == "constant":
+        return peak
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
@@ -99,17 +109,28 @@ class Tuner:
         self._epoch: tuple[str, int, list[np.ndarray]] = ("", -1, [])
 
     def run(self, progress: Progress | None = None) -> Progress:
-        """Train from where `progress` stands to the end, or until validation stops improving."""
+        """Train from where `progress` stands to the end, or until validation stops improving.
+
+        Raises:
+            TuningDiverged: see `_MOST_SKIPPED`; the same on every worker.
+        """
         progress = progress or Progress()
         while not progress.finished:
             phase = next(p for p in self.phases if progress.step < p.first_step + p.steps)
-            self._report(progress.step + 1, self._train_step(phase, progress.step))
+            metrics, taken = self._train_step(phase, progress.step)
+            self._report(progress.step + 1, metrics)
+            progress.skipped_in_a_row = 0 if taken else progress.skipped_in_a_row + 1
+            progress.skipped += not taken
+            if progress.skipped_in_a_row >= _MOST_SKIPPED:
+                raise self._diverged(phase, progress)
             progress.step += 1
             last = progress.step == self.steps
             due = last or progress.step % self.config.validate_every == 0
             if due and phase.name == "train" and self.data.validation:
                 self._validate_and_judge(progress)
             progress.finished = last or progress.stale >= self.config.patience
+            if progress.finished and progress.stale and progress.best_loss is None:
+                raise TuningDiverged(f"tune: none of {progress.stale} validation losses was finite; {_REMEDY}")
             often = self.config.compute.checkpoint_every
             if self.save is not None and (due or progress.finished or (often and progress.step % often == 0)):
                 self.save(progress)
@@ -129,7 +150,8 @@ class Tuner:
             tokens += sum(rows[i].target_length for i in step)
         return self.engine.total([total])[0] / tokens
 
-    def _train_step(self, phase: Phase, step: int) -> dict[str, float]:
+    def _train_step(self, phase: Phase, step: int) -> tuple[dict[str, float], bool]:
+        """Metrics of the step, and whether it was taken: not where a loss or a gradient was not finite."""
         rows, config, data = phase.rows, self.config, self.data
         chosen = self._rows_of_step(phase, step - phase.first_step)
         tokens = sum(rows[i].target_length for i in chosen)
@@ -143,9 +165,22 @@ class Tuner:
             self.engine.backward(loss / tokens)
             summed += float(loss.detach())
         rate = self._learning_rate(phase, step - phase.first_step)
-        self.engine.step(rate)
         loss_per_token = self.engine.total([summed])[0] / tokens
-        return {f"{phase.name}/nll_per_token": loss_per_token, f"{phase.name}/learning_rate": rate}
+        norm = self.engine.step(rate, apply=math.isfinite(loss_per_token))
+        taken = math.isfinite(loss_per_token) and math.isfinite(norm)
+        metrics = {"nll_per_token": loss_per_token, "gradient_norm": norm, "learning_rate": rate}
+        metrics |= {} if taken else {"skipped": 1.0}
+        return {f"{phase.name}/{name}": value for name, value in metrics.items()}, taken
+
+    def _diverged(self, phase: Phase, progress: Progress) -> TuningDiverged:
+        first, last = progress.step - _MOST_SKIPPED + 1, progress.step
+        rows = [phase.rows[i] for i in self._rows_of_step(phase, last - phase.first_step)]
+        named = ", ".join(f"(user {row.user}, item {row.item})" for row in rows[:3])
+        rate = self._learning_rate(phase, last - phase.first_step)
+        return TuningDiverged(
+            f"tune: loss or gradient was not finite in steps {first + 1} to {last + 1} of {self.steps} (rows of the "
+            f"last: {named}{', …' * (len(rows) > 3)}; learning rate {rate:.3g}); {_REMEDY}"
+        )
 
     def _rows_of_step(self, phase: Phase, step: int) -> np.ndarray:
         epoch, position = divmod(step, phase.steps // phase.epochs)
@@ -156,12 +191,12 @@ class Tuner:
 
     def _learning_rate(self, phase: Phase, step: int) -> float:
         rising = round(self.config.warmup_share * phase.steps)
-        return learning_rate(step, phase.steps, rising, self.config.learning_rate)
+        return learning_rate(step, phase.steps, rising, self.config.learning_rate, self.config.schedule)
 
     def _validate_and_judge(self, progress: Progress) -> None:
         loss, shuffled = self.validate(), self.validate(shuffled=True)
         self._report(progress.step, {LOSS: loss, SHUFFLED_LOSS: shuffled})
-        if progress.best_loss is not None and not loss < progress.best_loss:
+        if not math.isfinite(loss) or (progress.best_loss is not None and not loss < progress.best_loss):
             progress.stale += 1
             return
         progress.best_step, progress.best_loss, progress.best_shuffled, progress.stale = (
@@ -181,6 +216,7 @@ class Tuner:
 def final_metrics(progress: Progress, data: TuningData) -> dict[str, float]:
     """The stage's flat figures: losses of the kept adapter, steps, and rows used and dropped."""
     figures: dict[str, float] = {"steps": progress.step, "best_step": progress.best_step}
+    figures["steps_skipped"] = progress.skipped
     if progress.best_loss is not None and progress.best_shuffled is not None:
         figures |= {LOSS: progress.best_loss, SHUFFLED_LOSS: progress.best_shuffled}
     used = {"train": len(data.train), "val": len(data.validation), "warmup": len(data.warmup)}
@@ -213,15 +249,16 @@ def assemble(
 
     Args:
         path: the name or folder that the backbone was loaded from.
-        table: `[V, H]`, the backbone's input embeddings, where the backbone itself holds but a shard of them.
+        table: `[V, H]` float32, the backbone's input embeddings, where the backbone itself holds but a shard of them.
     """
+    check_context(config.max_length, backbone.config)
     data = load_tuning_data(workspace, config, tokenizer)
-    hidden = backbone.config.get_text_config().hidden_size
+    table = embedding_table(backbone) if table is None else table
     prompt_hash = PromptBuilder(tokenizer, config.prompt).hash
-    adapter = new_adapter(workspace, config, data, hidden, backbone_hash(path, backbone.config), prompt_hash)
+    adapter = new_adapter(workspace, config, data, table, backbone_hash(path, backbone.config), prompt_hash)
     if config.align != "none":
-        words: torch.Tensor = backbone.get_input_embeddings().weight if table is None else table
-        data.figures |= align_adapter(workspace, config, adapter, data, tokenizer, words.detach().float().cpu())
+        data.figures |= align_adapter(workspace, config, adapter, data, tokenizer, table)
+    check_finite(adapter.state_dict(), "the adapter before its first step")
     return XRecModel(backbone, adapter), data
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from xrec.config import TuneConfig
-from xrec.explainer.adapter import AdapterSpec, XRecAdapter
+from xrec.explainer.adapter import AdapterSpec, XRecAdapter, check_finite, rms_of
 from xrec.explainer.alignment import align_with_words
 from xrec.explainer.batching import Row, RowEncoder
 from xrec.explainer.loading import load_embeddings
@@ -53,8 +53,9 @@ def load_tuning_data(workspace: Workspace, config: TuneConfig, tokenizer: Any) -
     texts = PairTexts.load(workspace)
     encoder = RowEncoder(PromptBuilder(tokenizer, config.prompt), config.max_length)
     pairs = {"train": explained_pairs(workspace, "train").to_pylist(), "val": _validation_pairs(workspace)}
-    explained = pairs | {"train": _unread(workspace, pairs["train"]) if config.rows == "unread" else pairs["train"]}
-    kinds = {split: [_explanation(encoder, texts, pair) for pair in explained[split]] for split in explained}
+    limits = {"train": config.max_train_rows, "val": config.max_validation_rows}
+    chosen = {split: _drawn(pairs[split], limits[split], config.seed) for split in pairs}
+    kinds = {split: [_explanation(encoder, texts, pair) for pair in chosen[split]] for split in chosen}
     kinds["warmup"] = _descriptions(encoder, texts, pairs["train"]) if config.warmup_epochs else []
     rows = {kind: [row for row in encoded if row is not None] for kind, encoded in kinds.items()}
     if not rows["train"]:
@@ -62,32 +63,40 @@ def load_tuning_data(workspace: Workspace, config: TuneConfig, tokenizer: Any) -
             f"tune.max_length = {config.max_length}: none of {len(pairs['train'])} training rows fits; raise it"
         )
     embeddings = load_embeddings(workspace)
+    user, item = embeddings.user_mean(), embeddings.item_mean()
+    check_finite({"user": user, "item": item}, f"{workspace.uri}/embed/embeddings.safetensors")
     return TuningData(
         train=rows["train"],
         validation=rows["val"],
         warmup=rows["warmup"],
-        user=embeddings.user_mean(),
-        item=embeddings.item_mean(),
+        user=user,
+        item=item,
         pad_id=tokenizer.pad_token_id or 0,
         dropped={kind: len(kinds[kind]) - len(rows[kind]) for kind in kinds},
     )
 
 
 def new_adapter(
-    workspace: Workspace, config: TuneConfig, data: TuningData, hidden_size: int, backbone_hash: str, prompt_hash: str
+    workspace: Workspace,
+    config: TuneConfig,
+    data: TuningData,
+    table: torch.Tensor,
+    backbone_hash: str,
+    prompt_hash: str,
 ) -> XRecAdapter:
     """An untrained adapter for one backbone, prompt and data; the same seed gives the same weights.
 
-    Its inputs are scaled over the nodes that training sees; zero-shot nodes take no part.
+    Its inputs and outputs are scaled over the nodes that training sees; zero-shot nodes take no part.
 
     Args:
-        hidden_size, backbone_hash: of the backbone.
+        table: `[V, H]`, the backbone's input embeddings, float32 on the CPU; vectors are in units of their size.
+        backbone_hash: of the backbone.
         prompt_hash: of the template.
     """
     settings = config.adapter
     spec = AdapterSpec(
         embedding_dim=data.user.shape[1],
-        hidden_size=hidden_size,
+        hidden_size=table.shape[1],
         experts=settings.experts,
         dropout=settings.dropout,
         top_k=settings.top_k,
@@ -101,10 +110,10 @@ def new_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         adapter = XRecAdapter(spec)
+    trained = data.user[_trained(workspace, "users")], data.item[_trained(workspace, "items_index")]
     if settings.normalize == "standardize":
-        adapter.fit_normalization(
-            data.user[_trained(workspace, "users")], data.item[_trained(workspace, "items_index")]
-        )
+        adapter.fit_normalization(*trained)
+    adapter.fit_output_scale(*trained, settings.initial_scale * rms_of(table))
     return adapter
 
 
@@ -124,20 +133,15 @@ def align_adapter(
     pairs = [(p["user"], p["item"], p["explanation"]) for p in explained_pairs(workspace, "train").to_pylist()]
     embeddings = {"user": data.user, "item": data.item}
     profiles, texts = config.align == "profiles", PairTexts.load(workspace)
-    return align_with_words(adapter, embeddings, pairs, texts, tokenizer, table, profiles, config.seed)
+    rms = config.adapter.initial_scale * rms_of(table)
+    return align_with_words(adapter, embeddings, pairs, texts, tokenizer, table, profiles, rms)
 
 
-def _unread(workspace: Workspace, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs whose explanations the workspace's own backbone was not trained on."""
-    read = workspace.read_table("backbone", "read_pairs").to_pylist()
-    known = {(pair["user"], pair["item"]) for pair in read}
-    unread = [pair for pair in pairs if (pair["user"], pair["item"]) not in known]
-    if not unread:
-        raise WorkspaceError(
-            "tune.rows = 'unread', but the backbone has read every training explanation; "
-            "set backbone.share below 1 and rebuild it, or set tune.rows to 'all'"
-        )
-    return unread
+def _drawn(pairs: list[dict[str, Any]], limit: int | None, seed: int) -> list[dict[str, Any]]:
+    """At most `limit` of the pairs, in their order."""
+    if limit is None or limit >= len(pairs):
+        return pairs
+    return [pairs[i] for i in sorted(np.random.default_rng(seed).choice(len(pairs), limit, replace=False))]
 
 
 def _validation_pairs(workspace: Workspace) -> list[dict[str, Any]]:

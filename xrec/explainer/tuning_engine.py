@@ -5,6 +5,7 @@ engine is `ray_jobs/deepspeed_engine.py`; the loop is `tuning.py`.
 """
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xrec.config import TuneConfig
-from xrec.explainer.adapter import AdapterRandomness, AdapterSpec, XRecAdapter
+from xrec.explainer.adapter import AdapterRandomness, AdapterSpec, XRecAdapter, check_finite
 from xrec.explainer.batching import Batch
 from xrec.explainer.model import XRecModel
 
@@ -51,6 +52,7 @@ class Progress:
         best_step: the step at which the validation loss was lowest; 0 before the first validation.
         best_loss, best_shuffled: that loss, natural log per token, and with embeddings shuffled among nodes.
         stale: validations since then.
+        skipped, skipped_in_a_row: steps that were not taken because a loss or gradient was not finite.
         finished: whether the run has ended, by its length or early.
         best: the adapter's weights at that step; held by rank 0 alone.
     """
@@ -60,6 +62,8 @@ class Progress:
     best_loss: float | None = None
     best_shuffled: float | None = None
     stale: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
     finished: bool = False
     best: Tensors = field(default_factory=dict)
 
@@ -78,8 +82,17 @@ class TuningEngine(Protocol):
         """Add the gradients of a scalar; the step applies their sum over pieces and workers."""
         ...
 
-    def step(self, learning_rate: float) -> None:
-        """Clip, update, forget the gradients."""
+    def step(self, learning_rate: float, apply: bool = True) -> float:
+        """Clip, update unless a gradient is not finite, forget the gradients.
+
+        Args:
+            learning_rate: of this step.
+            apply: False leaves the weights as they are, because the loss was not finite.
+
+        Returns:
+            The norm of the gradient before clipping; NaN where the weights were left as they are. The same on every
+            worker.
+        """
         ...
 
     def total(self, values: list[float]) -> list[float]:
@@ -132,13 +145,17 @@ class TorchEngine:
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def step(self, learning_rate: float) -> None:
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+    def step(self, learning_rate: float, apply: bool = True) -> float:
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip))
+        bad = self.model.take_bad_gradients()
+        applied = apply and not bad and math.isfinite(norm)
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.steps += 1
         self.optimizer.zero_grad()
-        self.steps += 1
+        return norm if applied else math.nan
 
     def total(self, values: list[float]) -> list[float]:
         return values
@@ -190,6 +207,8 @@ def load_weights(adapter: XRecAdapter, weights: Tensors) -> None:
 def save_checkpoint(folder: str | os.PathLike, state: EngineState, progress: Progress, spec: AdapterSpec) -> None:
     """Write a run's state into a folder: three safetensors files and `state.json`."""
     tensors = {"weights": state.weights, "moments": state.moments, "best": progress.best}
+    for kind, named in tensors.items():
+        check_finite(named, f"the tuning checkpoint of step {progress.step} ({kind})")
     for kind, file in _FILES.items():
         save_file({n: t.detach().float().cpu().contiguous() for n, t in tensors[kind].items()}, Path(folder) / file)
     figures = {k: v for k, v in vars(progress).items() if k != "best"}
@@ -207,6 +226,8 @@ def load_checkpoint(folder: str | os.PathLike) -> tuple[EngineState, Progress, A
         raise ValueError(f"{folder}: no {_STATE}, so this is no tuning checkpoint; pass --force to start again")
     values: dict[str, Any] = json.loads((Path(folder) / _STATE).read_text())
     tensors = {kind: load_file(Path(folder) / file) for kind, file in _FILES.items()}
+    for kind, named in tensors.items():
+        check_finite(named, f"{folder}/{_FILES[kind]}")
     state = EngineState(tensors["weights"], tensors["moments"], values["steps"])
     return state, Progress(**values["progress"], best=tensors["best"]), AdapterSpec(**values["spec"])
 

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import itertools
 import os
+import tempfile
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
@@ -41,7 +42,9 @@ from xrec.explainer.engine import (
 )
 from xrec.explainer.injection import Injection
 from xrec.explainer.prompt import reserved_token_id
+from xrec.explainer.vllm_failures import VARIABLE, describe, root_cause
 from xrec.explainer.vllm_inputs import MODALITY, MOST_VECTORS
+from xrec.explainer.vllm_memory import cache_arguments
 from xrec.explainer.vllm_plugin import overrides
 
 T = TypeVar("T")
@@ -62,7 +65,8 @@ class VLLMEngine:
     Args:
         model: Hugging Face name, or a folder with config.json, weights and tokenizer; used as it is.
         injection, input_replacement: as the adapter was tuned.
-        arguments: any of vLLM's engine arguments (`dtype`, `max_model_len`, `tensor_parallel_size`, …).
+        arguments: any of vLLM's engine arguments (`dtype`, `max_model_len`, `tensor_parallel_size`, …). On a CPU the
+            cache is sized by `vllm_memory.py` unless they, or VLLM_CPU_KVCACHE_SPACE, size it.
 
     Attributes:
         tokenizer: the model's.
@@ -70,7 +74,8 @@ class VLLMEngine:
         prompt_tokens, cached_tokens: of all requests so far; the latter were taken from the prefix cache.
 
     Raises:
-        ValueError: vLLM or this engine does not run the model, or an argument is wrong.
+        ValueError: vLLM or this engine does not run the model, an argument is wrong, or one of vLLM's processes fails
+            at its start; the message has what failed there.
     """
 
     def __init__(self, model: str, injection: Injection = "input", input_replacement: bool = True, **arguments: Any):
@@ -85,6 +90,7 @@ class VLLMEngine:
             for name, value in _CPU_ENVIRONMENT.items():
                 os.environ.setdefault(name, value)
             arguments = _CPU_ARGUMENTS | arguments
+            arguments |= cache_arguments(config, arguments, os.environ, _available_memory())
         arguments = {"disable_log_stats": True, "enable_prefix_caching": True} | arguments
         arguments["hf_overrides"] = (arguments.get("hf_overrides") or {}) | changed
         self.prompt_tokens = self.cached_tokens = 0
@@ -92,8 +98,9 @@ class VLLMEngine:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="vllm-requests", daemon=True)
         self._thread.start()
+        self._failures = tempfile.TemporaryDirectory(prefix="xrec-vllm-")
         try:
-            self._llm = self._run(self._start(AsyncEngineArgs(model=model, **arguments)))
+            self._llm = self._started({"model": model} | arguments)
         except BaseException:
             self._stop_loop()
             raise
@@ -164,7 +171,9 @@ class VLLMEngine:
     @property
     def failure(self) -> str | None:
         """Why it will never answer again: vLLM's processes have ended."""
-        return f"vLLM has ended: {self._llm.dead_error}" if self._llm.errored else None
+        if not self._llm.errored:
+            return None
+        return f"vLLM has ended: {root_cause(self._failures.name) or self._llm.dead_error}"
 
     def close(self) -> None:
         """End vLLM's processes; the engine answers no more."""
@@ -181,6 +190,23 @@ class VLLMEngine:
         self.close()
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _started(self, arguments: dict[str, Any]) -> AsyncLLM:
+        """Start vLLM's processes, and say what failed in them."""
+        earlier = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = self._failures.name
+        try:
+            return self._run(self._start(AsyncEngineArgs(**arguments)))
+        except Exception as error:
+            cause = root_cause(self._failures.name) or describe(error)
+            raise ValueError(
+                f"vLLM did not start: {cause}; what it starts with is set by engine_arguments and engine_environment "
+                "(of explain.compute, or of the server's explainer)"
+            ) from error
+        finally:
+            del os.environ[VARIABLE]
+            if earlier is not None:
+                os.environ[VARIABLE] = earlier
 
     async def _start(self, arguments: AsyncEngineArgs) -> AsyncLLM:
         return AsyncLLM.from_engine_args(arguments)
@@ -210,6 +236,7 @@ class VLLMEngine:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._failures.cleanup()
 
     def _check(self, requests: Sequence[Request], further: Sequence[int] | None = None) -> None:
         for index, request in enumerate(requests):
@@ -317,6 +344,13 @@ class VLLMEngine:
             logit_bias={self.reserved_id: _NEVER},
             output_kind=RequestOutputKind.DELTA,
         )
+
+
+def _available_memory() -> int:
+    """Bytes, where vLLM will look for them: in a container its limit counts."""
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info
+
+    return get_memory_node_info(get_allowed_cpu_list()[0].numa_node).available_memory
 
 
 def _check_heads(config: Any) -> None:

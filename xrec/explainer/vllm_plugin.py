@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 from xrec.explainer.injection import Injection
+from xrec.explainer.vllm_failures import record_failures
 
 _MODULE = "xrec.explainer.vllm_model"
 _WATCH = "xrec-parent-watch"
@@ -26,6 +27,7 @@ FAMILIES = {
 def register() -> None:
     """Tell vLLM's registry of the injecting architectures; called by vLLM in each of its processes."""
     _end_with_parent()
+    record_failures()
     from vllm import ModelRegistry  # pyright: ignore[reportMissingImports]
 
     known = ModelRegistry.get_supported_archs()

@@ -1,6 +1,6 @@
 """Explanations for many callers at once: what was looked up for a pair becomes a prompt, and a text the answer.
 
-What is looked up is `lookup.py`'s business, and how callers share the language model the engine's.
+`lookup.py` looks up, and the engine shares the language model between callers.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from xrec.config import PromptConfig
 from xrec.explainer.concurrency import together
 from xrec.explainer.engine import LiveEngine, Progress, Request, Result, Sampling
 from xrec.explainer.prompt import PromptBuilder
@@ -190,7 +189,7 @@ class LiveExplainer:
     def _builder(self, inputs: PairInputs) -> PromptBuilder:
         key = hash_of(inputs.prompt)
         if key not in self._prompts:
-            self._prompts[key] = PromptBuilder(self.engine.tokenizer, PromptConfig(**inputs.prompt))
+            self._prompts[key] = PromptBuilder.from_settings(self.engine.tokenizer, inputs.prompt)
         prompts = self._prompts[key]
         if inputs.prompt_hash not in ("", prompts.hash):
             raise RequestError(

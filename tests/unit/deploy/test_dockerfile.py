@@ -33,7 +33,7 @@ def test_the_base_is_pinned_and_is_the_tested_python():
 
 def test_every_installation_is_constrained_by_a_lock():
     installs = re.findall(r"pip install (.*?)(?= &&|$)", "\n".join(INSTRUCTIONS), flags=re.M)
-    assert len(installs) == 3
+    assert len(installs) == 4
     for arguments in installs:
         assert "--no-deps" in arguments or re.search(r"--constraint constraints(-gpu)?\.txt", arguments), arguments
     # The lock covers these extras and vLLM's version is the extra's.

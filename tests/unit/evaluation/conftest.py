@@ -7,13 +7,15 @@ import torch
 
 from ray_jobs import preprocess, sample
 from xrec import tables
-from xrec.config import PreprocessConfig, SampleConfig
+from xrec.config import PreprocessConfig, PromptConfig, SampleConfig
 from xrec.embeddings import Embeddings
 from xrec.evaluation import scoring, summary
 from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer
 from xrec.evaluation.length import LengthScorer
 from xrec.evaluation.likelihood import Likelihood
 from xrec.evaluation.probe import WordProbe
+from xrec.evaluation.prompt_copies import PromptCopyScorer
+from xrec.evaluation.prompt_texts import PromptTexts
 from xrec.metric_logging import MetricLogger
 from xrec.workspace import Workspace
 
@@ -26,8 +28,8 @@ def explained_workspace(folder) -> Workspace:
     sample.run(workspace, SampleConfig(users=60, items=40, interactions_per_user=8, features=6))
     preprocess.run(workspace, PreprocessConfig())
     _finish_embed(workspace)
-    _finish_logged(workspace, "backbone", {}, ("train/loss", "val/loss"))
-    _finish_logged(workspace, "tune", {"backbone": None}, ("train/loss", "val/nll_per_token", "learning_rate"))
+    workspace.stage("backbone", {"pretrained": "smollm2"}).finish({"parameters": 134_515_008, "layers": 30})
+    _finish_tune(workspace)
     stage = workspace.stage("explain", {"split": "test", "seed": 0}, inputs=["preprocess", "embed", "tune"])
     stage.write_table("predictions", predictions_of(workspace.read_text_table("explanations")))
     stage.finish({})
@@ -69,11 +71,16 @@ def summary_of(workspace: Workspace) -> dict:
     predictions = workspace.read_table("explain", "predictions")
     joined = scoring.join_references(predictions, explanations)
     matcher = FeatureMatcher(set(explanations["feature"].to_pylist()))
-    scores, _ = scoring.score_rows(joined, {"length": LengthScorer(), "feature": FeatureScorer(matcher.vocabulary)})
+    prompts = PromptTexts.load(workspace)
+    assert prompts is not None
+    scorers = {"length": LengthScorer(), "copies": PromptCopyScorer(prompts)}
+    scores, _ = scoring.score_rows(joined, scorers | {"feature": FeatureScorer(matcher.vocabulary)})
     generator = np.random.default_rng(1)
     tokens = generator.integers(8, 30, 48)
     own = generator.normal(2.0, 0.3, 48) * tokens
-    likelihood = Likelihood({"true": own, "shuffled": own + 0.2 * tokens + generator.normal(0, 2, 48)}, tokens)
+    shifts = {"true": 0.0, "shuffled": 0.2, "other_user": 0.05, "off": 0.3}
+    nll = {signal: own + shift * (tokens + generator.normal(0, 10, 48)) for signal, shift in shifts.items()}
+    likelihood = Likelihood(nll, tokens)
     probe = [{"word": w, "share": 0.2, "auc": a, "spread": 0.03} for w, a in (("sushi", 0.91), ("jazz", 0.62))]
     return {
         "split": "test",
@@ -86,7 +93,7 @@ def summary_of(workspace: Workspace) -> dict:
         "counterfactual": None,
         "leakage": None,
         "metrics": summary.metric_summary(scores, scoring.corpus_metrics(joined, matcher), 200, 0),
-        "feature": summary.feature_summary(joined, matcher.vocabulary),
+        "feature": summary.feature_summary(joined, matcher.vocabulary, prompts),
         "likelihood": summary.likelihood_summary(likelihood, 200, 0),
         "probe": {"item": [WordProbe(**p).__dict__ for p in probe], "user": []},
     }
@@ -120,9 +127,10 @@ def _finish_embed(workspace: Workspace) -> None:
     stage.finish({"val/recall@20": 0.29, "test/recall@20": 0.27})
 
 
-def _finish_logged(workspace: Workspace, name: str, config: dict, keys: tuple[str, ...]) -> None:
-    stage = workspace.stage(name, config, inputs=["preprocess"])
-    with MetricLogger(workspace, name) as log:
+def _finish_tune(workspace: Workspace) -> None:
+    stage = workspace.stage("tune", {"backbone": None}, inputs=["preprocess", "backbone"])
+    with MetricLogger(workspace, "tune") as log:
         for step in range(10):
-            log.log(step, **dict.fromkeys(keys, 3.0 - 0.1 * step))
+            log.log(step, **dict.fromkeys(("train/loss", "val/nll_per_token", "learning_rate"), 3.0 - 0.1 * step))
+    stage.write_json("adapter/config.json", {"prompt": PromptConfig(profiles="item").model_dump(mode="json")})
     stage.finish({})

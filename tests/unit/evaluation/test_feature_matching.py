@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer, chance_levels
+from xrec.evaluation.feature_matching import FeatureMatcher, FeatureScorer, chance_levels, named_guess
 
 VOCABULARY = ["live music", "music", "late-night hours", "c++"]
 
@@ -89,3 +89,33 @@ def test_columns_need_a_feature_and_no_reference():
     np.testing.assert_array_equal(found["feature_matched"], [1, 1, 0, np.nan])
     assert tuple(found) == scorer.columns
     assert scorer.facts() == {"features": 2, "empty": 1}
+
+
+def test_a_guess_among_the_features_that_texts_name():
+    matcher = FeatureMatcher(["live jazz", "craft beer", "big screens", "free parking"])
+    texts = [
+        ["The Live Jazz Bar", "known for craft beer"],  # 2 named, the true one among them
+        ["craft beer and big screens", "craft beer"],  # 2 named, the true one not
+        ["nothing"],  # none named: any of the four
+        ["free parking"],  # the pair has no feature
+        ["live jazz"],
+    ]
+    features = ["live jazz", "live jazz", "Craft  beer", None, "live jazz"]
+    found = named_guess(matcher, texts, features)
+    assert found is not None
+    assert found.accuracy == pytest.approx((1 / 2 + 0 + 1 / 4 + 1) / 4)
+    assert found.named == pytest.approx((2 + 2 + 0 + 1) / 4)
+    assert named_guess(matcher, [["live jazz"]], [None]) is None
+    assert named_guess(matcher, [[]], ["live jazz"]).accuracy == 1 / 4  # pyright: ignore
+
+
+def test_the_guess_is_what_guessers_reach():
+    matcher = FeatureMatcher(["live jazz", "craft beer", "big screens"])
+    texts = [["live jazz and craft beer"], ["live jazz, craft beer, big screens"], [""]]
+    features, generator = ["craft beer", "big screens", "live jazz"], np.random.default_rng(0)
+    hits = []
+    for _ in range(3000):
+        for own, feature in zip(texts, features, strict=True):
+            named = sorted(f for f in matcher.vocabulary if f in own[0]) or matcher.vocabulary
+            hits.append(generator.choice(named) == feature)
+    assert named_guess(matcher, texts, features).accuracy == pytest.approx(np.mean(hits), abs=0.02)  # pyright: ignore

@@ -72,7 +72,7 @@ def test_every_link_leads_somewhere_and_ids_are_unique(page):
 
 def test_has_every_section_with_its_figures(page, evaluated):
     text = " ".join(" ".join(page.text).split())
-    for section in ("metrics", "causal", "likelihood", "probes", "examples", "training", "stages"):
+    for section in ("vectors", "metrics", "causal", "likelihood", "probes", "examples", "training", "stages"):
         assert section in page.ids
     assert "A <run>" in text
     for words in ("60 users", "40 items", "no explained test pair is an edge of the training graph", "Chance level"):
@@ -81,6 +81,32 @@ def test_has_every_section_with_its_figures(page, evaluated):
     assert f"{100 * accuracy:.1f} %" in text and "Recall@20" in text
     assert page.tags.count("article") == 5
     assert page.tags.count("svg") >= 9
+
+
+def test_the_first_table_compares_the_signals_with_each_other_and_with_chance(page, evaluated):
+    text = " ".join(" ".join(page.text).split())
+    first = text[text.index("What the vectors change") : text.index("Data and language model")]
+    assert "Vectors own shuffled another user's none" in first
+    found = evaluated.read_json("evaluate", "summary.json")
+    for signal, interval in found["likelihood"]["signals"].items():
+        assert f"{interval['value']:.4f}" in first, signal
+    for signal, interval in found["likelihood"]["difference"].items():
+        assert f"{interval['value']:+.4f} {interval['low']:+.4f} to {interval['high']:+.4f}" in first, signal
+    for level in ("chance", "prompt_chance", "majority"):
+        assert f"{100 * found['feature'][level]:.1f} %" in first
+    for label in ("Feature accuracy", "Negative log-likelihood", "Unique sentence ratio", "Copies of the prompt"):
+        assert label in first
+    assert text.index("What the vectors change") < text.index("Metric Value")
+
+
+def test_the_language_model_is_named(page):
+    text = " ".join(page.text)
+    assert "Language model: SmolLM2-135M-Instruct, 134,515,008 parameters, 30 layers, frozen." in text
+    sentence = report_headline._backbone_sentence
+    assert sentence({}, {}, {}) == ""
+    assert sentence({}, {"pretrained": "/models/own-7b/"}, {}) == "Language model: own-7b, frozen."
+    given = sentence({"backbone": "lab/model"}, {"pretrained": "smollm2"}, {"parameters": 1.0})
+    assert given == "Language model: lab/model, frozen."
 
 
 def test_studies_and_what_speaks_for_the_figures_have_sections(tmp_path, evaluated):

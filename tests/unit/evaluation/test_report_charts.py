@@ -23,6 +23,14 @@ def test_training_charts_only_of_stages_with_a_log():
     assert list(found) == ["embed"]
 
 
+def test_signals_are_drawn_in_one_order_whatever_the_summarys():
+    """`summary.json` has its keys sorted."""
+    both = dict.fromkeys(("off", "other_user", "shuffled"), INTERVAL)
+    for chart in charts.likelihood_charts({"signals": both | {"true": INTERVAL}, "difference": both}):
+        places = [chart.svg.rindex(f">{label}<") for label in ("shuffled", "another user's", "none")]
+        assert places == sorted(places)
+
+
 def test_likelihood_has_levels_and_differences():
     both = {"signals": {"true": INTERVAL, "shuffled": INTERVAL}, "difference": {"shuffled": INTERVAL}}
     assert len(charts.likelihood_charts(both)) == 2
@@ -34,7 +42,10 @@ def test_feature_charts_need_features():
     assert charts.feature_charts(summary) == []
     summary["feature"] = {"chance": 0.1, "majority": 0.2}
     (chart,) = charts.feature_charts(summary)
-    assert "own embeddings 0.5" in chart.svg
+    assert "own vectors 0.5" in chart.svg and "most common" in chart.svg
+    assert "given the prompt" not in chart.svg
+    summary["feature"]["prompt_chance"] = 0.4
+    assert "given the prompt" in charts.feature_charts(summary)[0].svg
 
 
 def test_probe_charts_skip_a_side_without_words():

@@ -30,6 +30,15 @@ def test_without_references_only_those_that_need_none_are_opened(workspace):
     assert set(scorers) == set(EvaluateConfig().metrics) - set(REFERENCED)
 
 
+def test_copies_of_an_unknown_prompt_are_not_looked_for(workspace):
+    variant = workspace.variant("elsewhere", 0, ("explain", "evaluate"))
+    stage = variant.stage("explain", {}, inputs=["preprocess"])
+    stage.write_table("predictions", workspace.read_table("explain", "predictions"))
+    stage.finish({})
+    scorers = open_scorers(variant, EvaluateConfig(metrics=("length", "prompt_copies")), "cpu", referenced=True)
+    assert list(scorers) == ["length"]
+
+
 def test_a_model_that_cannot_be_loaded_is_named_by_its_setting(workspace):
     config = EvaluateConfig.model_validate({"metrics": ["bleurt"], "bleurt": {"model": "/no/such/model"}})
     with pytest.raises(ValueError, match=r"evaluate\.bleurt\.model = '/no/such/model'"):

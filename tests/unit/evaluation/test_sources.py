@@ -106,7 +106,7 @@ def test_everything_known_of_the_pair_is_a_source(sampled):
         for side, node in (("item", 5), ("user", 3))
     ]
     assert {item["title"], facts["description"], *profiles} <= set(found)
-    assert any(text.startswith(f"city: {city}; price: $") for text in found)
+    assert any(text.startswith(f"city: {city}; neighbourhood: ") for text in found)
     assert len(found) == 5 + 2 + 2
 
 

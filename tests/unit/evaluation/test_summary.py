@@ -4,10 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from xrec.config import PromptConfig
 from xrec.evaluation import scoring, summary
 from xrec.evaluation.feature_matching import FeatureScorer
 from xrec.evaluation.likelihood import Likelihood
 from xrec.evaluation.metrics import METRICS
+from xrec.evaluation.prompt_texts import PromptTexts
+from xrec.explainer.pairs import PairTexts
 
 
 @pytest.fixture
@@ -82,6 +85,37 @@ def test_a_run_with_known_accuracy(explained):
     assert found["difference"]["shuffled"]["low"] > 0.5
     levels = summary.feature_summary(joined, vocabulary)
     assert 1 / 6 <= levels["chance"] <= levels["majority"] < 0.5
+
+
+def test_chance_given_the_prompts_texts(explained):
+    """Item profiles of the sample world name two features each, of which the pair's is one or not."""
+    explanations = explained.read_text_table("explanations")
+    joined = scoring.join_references(explained.read_table("explain", "predictions"), explanations)
+    vocabulary = sorted(set(explanations["feature"].to_pylist()))
+    prompts = PromptTexts.load(explained)
+    found = summary.feature_summary(joined, vocabulary, prompts)
+    profiles = {row["item"]: row["profile"] for row in explained.read_text_table("item_profiles").to_pylist()}
+    expected = []
+    for row in joined.filter(pa.compute.equal(joined["signal"], "true")).to_pylist():
+        named = [f for f in vocabulary if f in profiles[row["item"]].lower()]
+        expected.append((row["feature"] in named) / len(named))
+    assert found["prompt_chance"] == pytest.approx(np.mean(expected))
+    assert found["prompt_chance"] > found["chance"]
+    assert found["prompt_fields"] == ["title", "item_profile"]
+    flat = summary.flat_metrics({"split": "test", "counts": {}, "metrics": {}, "feature": found})
+    assert flat["test/feature/prompt_chance"] == found["prompt_chance"]
+
+
+def test_without_a_known_prompt_there_is_no_chance_given_it(explained):
+    joined = scoring.join_references(
+        explained.read_table("explain", "predictions"), explained.read_text_table("explanations")
+    )
+    bare = PromptTexts(PromptConfig(profiles=False, titles=False), PairTexts([]))
+    for prompts in (None, bare):
+        found = summary.feature_summary(joined, ["a feature"], prompts)
+        assert found["prompt_chance"] is None and found["prompt_fields"] == []
+        flat = summary.flat_metrics({"split": "test", "counts": {}, "metrics": {}, "feature": found})
+        assert set(flat) == {"test/feature/majority", "test/feature/chance"}
 
 
 def test_metric_keys_are_unique():

@@ -3,9 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from xrec.explainer.adapter import AdapterSpec, MoEAdapter, XRecAdapter, draw_randomness
 
@@ -87,11 +89,11 @@ def test_saved_keys_files_and_reload(tmp_path):
     adapter.fit_normalization(torch.randn(9, 6), torch.randn(9, 6))
     adapter.save_pretrained(tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"adapter.safetensors", "config.json", "README.md"}
-    names = ("mean", "scale", "gate", "gate_noise", "expert_shift", "expert_weight")
+    names = ("mean", "scale", "output_scale", "gate", "gate_noise", "expert_shift", "expert_weight")
     with safe_open(tmp_path / "adapter.safetensors", framework="pt") as file:
         assert set(file.keys()) == {f"{side}.{name}" for side in ("user", "item") for name in names}
     trainable = {name for name, _ in adapter.trainable_parameters()}
-    assert trainable == {f"{side}.{name}" for side in ("user", "item") for name in names[2:]}
+    assert trainable == {f"{side}.{name}" for side in ("user", "item") for name in names[3:]}
     loaded, vectors = XRecAdapter.from_pretrained(tmp_path), torch.randn(5, 6)
     assert loaded.spec == adapter.spec
     assert torch.equal(loaded.user(vectors), adapter.user(vectors))
@@ -113,3 +115,66 @@ def test_unknown_config_field_and_missing_file_are_named(tmp_path):
 def test_bad_specs_are_refused(field, value):
     with pytest.raises(ValueError, match=field):
         AdapterSpec(6, 10, 4, **{field: value})
+
+
+def test_the_output_scale_sets_the_size_of_vectors_and_of_steps():
+    torch.manual_seed(0)
+    users, items = torch.randn(200, 6), torch.randn(200, 6) * 1e-3
+    adapter = XRecAdapter(AdapterSpec(6, 10, 4))
+    adapter.fit_output_scale(users, items, 0.02)
+    for side, nodes in (("user", users), ("item", items)):
+        vectors = getattr(adapter, side)(nodes).detach().numpy()
+        assert np.sqrt((vectors.astype(np.float64) ** 2).mean()) == pytest.approx(0.02, rel=1e-4)
+        # A change of every weight by 1 % of their size changes the vectors by no more than that share of theirs.
+        weight = getattr(adapter, side).expert_weight
+        with torch.no_grad():
+            weight += 0.01 * weight.std() * torch.randn_like(weight)
+        moved = getattr(adapter, side)(nodes).detach().numpy() - vectors
+        assert 0.002 < np.sqrt((moved**2).mean()) / 0.02 < 0.05
+
+
+def test_a_dimension_without_spread_is_switched_off():
+    torch.manual_seed(0)
+    data = torch.randn(300, 3)
+    data[:, 1] = 0.1
+    adapter = MoEAdapter(3, 4, 2)
+    adapter.fit_normalization(data)
+    elsewhere = data.clone()
+    elsewhere[:, 1] += 1e-4
+    torch.testing.assert_close(adapter(elsewhere), adapter(data), atol=1e-5, rtol=0)
+
+
+def test_conversion_to_bfloat16_keeps_the_normalisation_exact():
+    """A mean rounded to bfloat16, divided by a small spread, would be many standard deviations off."""
+    torch.manual_seed(0)
+    data = 1.2345 + 1e-3 * torch.randn(300, 6)
+    adapter = MoEAdapter(6, 8, 2)
+    adapter.fit_normalization(data)
+    exact = adapter(data).detach()
+    rough = adapter.to(torch.bfloat16)(data).detach().float()
+    assert adapter.expert_weight.dtype == torch.bfloat16 and adapter.mean.dtype == torch.float32
+    assert float((rough - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_an_adapter_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path):
+    adapter = XRecAdapter(AdapterSpec(6, 10, 4))
+    adapter.save_pretrained(tmp_path)
+    with torch.no_grad():
+        adapter.item.gate[0, 0] = float("inf")
+    with pytest.raises(ValueError, match="1 of 24 values of 'item.gate' are not finite.*tune again"):
+        adapter.save_pretrained(tmp_path / "other")
+    state = load_file(tmp_path / "adapter.safetensors")
+    state["user.expert_shift"][1] = float("nan")
+    save_file(state, tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match="adapter.safetensors: 6 of 24 values of 'user.expert_shift'"):
+        XRecAdapter.from_pretrained(tmp_path)
+
+
+def test_adapters_of_earlier_versions_have_an_output_scale_of_one(tmp_path):
+    torch.manual_seed(0)
+    adapter = XRecAdapter(AdapterSpec(6, 10, 4))
+    adapter.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "adapter.safetensors")
+    save_file({n: v for n, v in state.items() if "output_scale" not in n}, tmp_path / "adapter.safetensors")
+    vectors = torch.randn(5, 6)
+    assert torch.equal(XRecAdapter.from_pretrained(tmp_path).user(vectors), adapter.user(vectors))

@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BloomConfig, GPT2Config, LlamaConfig
 
 from tests.tiny_world import WORDS, save_backbone, sentence
-from xrec.config import PromptConfig
-from xrec.explainer.batching import Row, RowEncoder, collate, micro_batches, plan_epoch, plan_in_order
+from xrec.config import ConfigError, PromptConfig
+from xrec.explainer.batching import Row, RowEncoder, check_context, collate, micro_batches, plan_epoch, plan_in_order
 from xrec.explainer.model import load_backbone
 from xrec.explainer.prompt import PromptBuilder
 
@@ -50,28 +51,32 @@ def test_a_description_has_one_side_only(builder):
         encoder.description("warm bread")
 
 
-@pytest.mark.parametrize("user_words, item_words", [(60, 60), (60, 3), (3, 60)])
-def test_a_long_row_loses_profile_tokens_and_nothing_else(builder, user_words, item_words):
-    profiles = long_text(user_words), long_text(item_words)
-    whole = RowEncoder(builder, 10_000).explanation(0, 0, "place", *profiles, "warm bread")
-    bare = RowEncoder(builder, 10_000).explanation(0, 0, "place", None, None, "warm bread")
-    assert whole is not None and bare is not None
-    # The reference: of all rows made with every possible profile limit, the longest that fits.
-    cut = []
-    for tokens in range(1, 40):
-        shorter = PromptBuilder(builder.tokenizer, builder.config.model_copy(update={"max_profile_tokens": tokens}))
-        cut.append(shorter.explain("place", *profiles).token_ids + builder.target("warm bread"))
-    for limit in range(len(cut[0]), len(whole), 7):
-        row = RowEncoder(builder, limit).explanation(0, 0, "place", *profiles, "warm bread")
-        assert row is not None and row.token_ids.tolist() == max((c for c in cut if len(c) <= limit), key=len)
+def test_the_target_leaves_the_prompt_alone(builder):
+    texts = "place", long_text(60), long_text(60)
+    short = PromptBuilder(builder.tokenizer, builder.config.model_copy(update={"max_tokens": 130}))
+    prompt = short.explain(*texts)
+    assert len(prompt.token_ids) == 130 < len(builder.explain(*texts).token_ids)
+    for words in (1, 5, 30):
+        target, limit = short.target(long_text(words)), 130 + len(short.target(long_text(words)))
+        for max_length in (limit, limit + 1, 10_000):
+            row = RowEncoder(short, max_length).explanation(0, 0, *texts, long_text(words))
+            assert row is not None and row.token_ids.tolist() == prompt.token_ids + target
+        assert RowEncoder(short, limit - 1).explanation(0, 0, *texts, long_text(words)) is None
 
 
-def test_a_row_whose_target_does_not_fit_is_refused(builder):
-    bare = RowEncoder(builder, 10_000).explanation(0, 0, "place", None, None, long_text(20))
-    assert bare is not None
-    assert RowEncoder(builder, len(bare)).explanation(0, 0, "place", long_text(50), None, long_text(20)) is not None
-    assert RowEncoder(builder, len(bare) - 1).explanation(0, 0, "place", long_text(50), None, long_text(20)) is None
-    assert RowEncoder(builder, 5).description(long_text(20), user=0) is None
+def test_a_description_that_does_not_fit_is_refused(builder):
+    row = RowEncoder(builder, 400).description(long_text(20), user=0)
+    assert row is not None and RowEncoder(builder, len(row)).description(long_text(20), user=0) is not None
+    assert RowEncoder(builder, len(row) - 1).description(long_text(20), user=0) is None
+
+
+def test_rows_longer_than_the_context_are_refused():
+    check_context(64, LlamaConfig(max_position_embeddings=64))
+    check_context(64, GPT2Config(n_positions=64))
+    check_context(10**6, BloomConfig())  # a family without a limit
+    for config in (LlamaConfig(max_position_embeddings=64), GPT2Config(n_positions=64)):
+        with pytest.raises(ConfigError, match="tune.max_length = 65, but the backbone reads at most 64 tokens.*set"):
+            check_context(65, config)
 
 
 def test_collate_against_a_loop_over_every_position(builder):

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, Gemma2Config, MistralConfig
 from transformers.cache_utils import DynamicLayer
 
+from tests.random_models import train_tokenizer
 from tests.unit.explainer.decoders import FAMILIES, SIZE, make_decoder, make_requests
 from tests.unit.explainer.live_requests import TIMEOUT, Watch, arriving, fail, until
 from xrec.explainer import running_batch
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.continuous_batching import BatchedEngine
 from xrec.explainer.engine import Progress, Request, Result, Sampling
 from xrec.explainer.generation import HuggingFaceEngine

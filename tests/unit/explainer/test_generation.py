@@ -6,8 +6,8 @@ import copy
 import pytest
 import torch
 
+from tests.random_models import train_tokenizer
 from tests.unit.explainer.decoders import FAMILIES, make_decoder, make_requests, reference_logits
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.engine import Request, Sampling
 from xrec.explainer.generation import HuggingFaceEngine
 

@@ -4,9 +4,17 @@ import copy
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CodeGenConfig,
+    GPTJConfig,
+    GPTNeoConfig,
+    NemotronConfig,
+    StableLmConfig,
+)
 
 from tests.unit.explainer.decoders import FAMILIES, make_decoder, reference_logits
-from xrec.explainer.injection import attach, attention_modules, vectors_at
+from xrec.explainer.injection import KEYWORD, attach, attention_modules, vectors_at
 from xrec.explainer.model import InjectedBackbone
 
 
@@ -103,3 +111,40 @@ def test_vectors_at_places_each_side():
     user, item = torch.full((2, 2), 1.0), torch.full((2, 2), 2.0)
     expected = torch.tensor([[0.0, 1.0, 2.0], [2.0, 0.0, 0.0]]).unsqueeze(-1).expand(2, 3, 2)
     assert torch.equal(vectors_at(user_mask, item_mask, user, item), expected)
+
+
+ENDS = {"bos_token_id": 0, "eos_token_id": 1}
+DROPPING = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    **ENDS,
+}
+UNREACHED = {
+    "stablelm": lambda: StableLmConfig(**DROPPING, num_key_value_heads=4),
+    "nemotron": lambda: NemotronConfig(**DROPPING, num_key_value_heads=4),
+    "gptj": lambda: GPTJConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, **ENDS),
+    "gpt-neo": lambda: GPTNeoConfig(
+        vocab_size=300, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global"], 2]], **ENDS
+    ),
+    "codegen": lambda: CodeGenConfig(vocab_size=300, n_embd=32, n_layer=2, n_head=4, rotary_dim=4, **ENDS),
+}
+
+
+@pytest.mark.parametrize("family", UNREACHED)
+def test_backbones_that_would_ignore_the_vectors_are_rejected(family):
+    model = AutoModelForCausalLM.from_config(UNREACHED[family]()).eval()
+    with pytest.raises(ValueError, match=r"reach 0 of its 2 attention layers.*tune.injection to none"):
+        InjectedBackbone(model, "input")
+    InjectedBackbone(AutoModelForCausalLM.from_config(UNREACHED[family]()).eval(), "none")
+
+
+def test_a_backbone_of_which_one_layer_ignores_the_vectors_is_rejected():
+    model = make_decoder("llama-multi-head")
+    layer = model.model.layers[1]
+    forward = layer.forward
+    layer.forward = lambda *args, **kwargs: forward(*args, **{k: v for k, v in kwargs.items() if k != KEYWORD})
+    with pytest.raises(ValueError, match="reach 2 of its 3 attention layers"):
+        InjectedBackbone(model, "input")

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from tests.unit.explainer.decoders import make_decoder, reference_logits
+from tests.unit.explainer.decoders import FAMILIES, make_decoder, reference_logits
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter
-from xrec.explainer.model import IGNORED, XRecModel, backbone_hash, load_backbone, positions_of
+from xrec.explainer.model import IGNORED, XRecModel, backbone_hash, embedding_table, load_backbone, positions_of
 
 ROWS = [([0, 17, 3, 25, 3], [40, 41, 1]), ([0, 3, 3], [50, 1]), ([0, 9, 9, 9, 3, 8, 3, 7], [60, 61, 62, 63, 1])]
 
@@ -91,3 +91,32 @@ def test_backbone_hash_follows_weights_not_folders(tmp_path):
         model.save_pretrained(tmp_path / name)
         hashes.append(backbone_hash(str(tmp_path / name), model.config))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_gradient_is_computed_before_the_first_reserved_position(family, monkeypatch):
+    """The two passes give the loss and the gradients of one over the whole sequence."""
+    found = []
+    for whole in (True, False):
+        torch.manual_seed(3)
+        adapter = XRecAdapter(AdapterSpec(embedding_dim=6, hidden_size=32, experts=3))
+        model, seen = XRecModel(make_decoder(family), adapter), []
+        # What makes the model run the whole sequence at once.
+        monkeypatch.setattr(type(model.backbone), "is_gradient_checkpointing", whole)
+        model.backbone.get_decoder().layers[0].register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0])
+        )
+        ids, attention, user_mask, item_mask, labels = batch(ROWS)
+        loss = model(ids, attention, user_mask, item_mask, torch.ones(3, 6), torch.ones(3, 6), labels)
+        loss.backward()
+        found.append((loss.detach(), [p.grad for p in adapter.parameters() if p.grad is not None]))
+        assert [h.shape[1] for h in seen] == ([13] if whole else [4, 9])
+    torch.testing.assert_close(*(f[0] for f in found), atol=1e-3, rtol=1e-6)
+    for expected, gradient in zip(*(f[1] for f in found), strict=True):
+        torch.testing.assert_close(gradient, expected, atol=2e-5, rtol=1e-3)
+
+
+def test_the_embedding_table_is_what_the_module_gives():
+    model = make_decoder("gemma")
+    stored, table = model.get_input_embeddings().weight, embedding_table(model)
+    torch.testing.assert_close(table, stored.detach() * 32**0.5, atol=1e-5, rtol=1e-3)

@@ -1,13 +1,20 @@
 """Prompts by construction: where reserved positions stand, and that no text can add one."""
 
+import json
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from tests.random_models import RESERVED_TOKEN, train_tokenizer
+from tests.unit.explainer.chat_templates import CHATML
 from xrec.config import PromptConfig
-from xrec.explainer.backbone_corpus import RESERVED_TOKEN, train_tokenizer
+from xrec.explainer.adapter import AdapterSpec
+from xrec.explainer.loading import prompts_of
 from xrec.explainer.prompt import PromptBuilder, reserved_token_id
+from xrec.fingerprint import hash_of
 
+FIELDS = (("user", "likes jazz"), ("item", "a bar"))
 CORPUS = ["Explain why the user would enjoy the item within 50 words. user record: item profile: cosy bistro"] * 3
 LLAMA_2_CHAT = (
     "{{ bos_token }}[INST] {% if messages[0]['role'] == 'system' %}<<SYS>>\n{{ messages[0]['content'] }}\n<</SYS>>\n\n"
@@ -80,6 +87,48 @@ def test_settings_leave_fields_out_and_cut_long_ones(tokenizer):
     assert len(long.token_ids) - len(short.token_ids) == 4
 
 
+@pytest.mark.parametrize(
+    ("profiles", "expected"), [(True, "user item"), (False, ""), ("user", "user"), ("item", "item")]
+)
+def test_either_profile_may_be_left_out(tokenizer, profiles, expected):
+    builder = PromptBuilder(tokenizer, PromptConfig(profiles=profiles))
+    text = tokenizer.decode(builder.explain("Blue Door", "likes jazz", "a bar").token_ids)
+    for side, profile in (("user", "likes jazz"), ("item", "a bar")):
+        assert (f"{side} profile: {profile}" in text) == (f"{side} profile:" in text) == (side in expected.split())
+    reference = builder.explain("Blue Door", *(p if s in expected else None for s, p in FIELDS)).token_ids
+    assert builder.explain("Blue Door", "likes jazz", "a bar").token_ids == reference
+
+
+@pytest.mark.parametrize("order", ["paper", "user_first", "records_last"])
+@pytest.mark.parametrize(("user", "item"), [(200, 200), (200, 4), (4, 200), (200, 0), (0, 200), (9, 11)])
+def test_a_long_prompt_is_cut_in_its_profiles_to_the_same_length(tokenizer, order, user, item):
+    texts = "Blue Door", "jazz " * user, "cosy bistro " * item
+    settings = {"order": order, "max_profile_tokens": 40}
+    # The reference: of the prompts with every possible limit on profiles, the longest that fits.
+    cut = [PromptBuilder(tokenizer, PromptConfig(**settings, max_tokens=0)).explain(*texts)]
+    for tokens in range(39, 0, -1):
+        limit = settings | {"max_profile_tokens": tokens, "max_tokens": 0}
+        cut.append(PromptBuilder(tokenizer, PromptConfig(**limit)).explain(*texts))
+    shortest = PromptBuilder(tokenizer, PromptConfig(**settings, max_tokens=0)).explain("Blue Door")
+    for most in range(len(shortest.token_ids), len(cut[0].token_ids) + 2):
+        found = PromptBuilder(tokenizer, PromptConfig(**settings, max_tokens=most)).explain(*texts)
+        assert found == next((c for c in cut if len(c.token_ids) <= most), shortest)
+
+
+def test_a_title_is_cut_when_there_are_no_profiles_left_to_cut(tokenizer):
+    plain = PromptBuilder(tokenizer, PromptConfig(max_tokens=0))
+    bare, title = len(plain.explain("").token_ids), "Blue Door over the old garden"
+    whole = plain.explain(title).token_ids
+    label = len(plain._field(" item name: ", None))
+    for most in range(bare, len(whole)):
+        prompt = PromptBuilder(tokenizer, PromptConfig(max_tokens=most)).explain(title, "jazz " * 50, "bistro")
+        kept = most - bare - label
+        expected = PromptBuilder(tokenizer, PromptConfig(max_tokens=0, max_title_tokens=max(1, kept)))
+        assert prompt == (expected.explain(title) if kept > 0 else plain.explain(""))
+    with pytest.raises(ValueError, match=rf"prompt.max_tokens = {bare - 1}.* take {bare} tokens; raise"):
+        PromptBuilder(tokenizer, PromptConfig(max_tokens=bare - 1)).explain(title, "jazz", "bistro")
+
+
 def test_describe_has_one_side_only_and_target_ends(tokenizer):
     builder = PromptBuilder(tokenizer)
     prompt = builder.describe("item")
@@ -126,3 +175,44 @@ def test_a_tokenizer_whose_text_yields_unknown_is_refused():
 def test_hash_follows_the_settings(tokenizer):
     one, same, other = (PromptBuilder(tokenizer, PromptConfig(system=s)).hash for s in ("a", "a", "b"))
     assert one == same != other
+    assert one != PromptBuilder(tokenizer, PromptConfig(system="a", max_tokens=100)).hash
+
+
+# Written before prompts had a limit of their own, and with the prompts that were built from it then.
+EARLIER_ADAPTER = """{
+ "backbone": "backbone/model", "backbone_hash": "", "dropout": 0.2, "embedding_dim": 64, "experts": 8,
+ "hidden_size": 576, "injection": "input", "input_replacement": true,
+ "prompt": {"max_profile_tokens": 128, "max_title_tokens": 32, "order": "paper", "profiles": true,
+  "system": "Explain why the user would enjoy the item within 50 words.", "titles": true},
+ "prompt_hash": "44c1a925f2826b235955dbbec7a80b4ade1c880452a6d2ee1ea576e016af7565", "top_k": null
+}"""
+EARLIER_IDS = {
+    None: (317, "2a41d0500eea0032e092c94a66415eacd2d5965f49ad39bf9626133cf84222e0"),
+    CHATML: (371, "a0a7ea8581ae851f9bcc8ad4478ac56b80871899b3d860acde93369f41b5e693"),
+}
+
+
+@pytest.mark.parametrize("template", EARLIER_IDS, ids=["plain", "chat"])
+def test_adapters_of_earlier_versions_keep_their_prompts(template):
+    tokenizer = train_tokenizer(CORPUS, 320)
+    tokenizer.chat_template = template
+    prompts = prompts_of(AdapterSpec(**json.loads(EARLIER_ADAPTER)), tokenizer)
+    ids = prompts.explain("Blue Door", "word " * 200, "a cosy bistro " * 60).token_ids
+    assert (len(ids), hash_of(ids)) == EARLIER_IDS[template]
+    assert prompts.hash != PromptBuilder(tokenizer).hash, "new adapters have a limit"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "44c1a925f2826b235955dbbec7a80b4ade1c880452a6d2ee1ea576e016af7565"),
+        ({"profiles": False, "titles": False}, "18af766e3c5554741a8eebddd0f93e73453115f73d3365e136ca5297bee17ab1"),
+        (
+            {"order": "user_first", "max_profile_tokens": 40},
+            "7f443e24a691f0f3bba3acbcf3dd2938ce140f3d292043d4a987166bea02098a",
+        ),
+    ],
+)
+def test_hashes_of_earlier_versions_are_still_those(tokenizer, settings, expected):
+    assert PromptBuilder.from_settings(tokenizer, settings).hash == expected
+    assert PromptBuilder(tokenizer, PromptConfig(max_tokens=0, **settings)).hash == expected

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import get_cosine_schedule_with_warmup
 
 from tests.tiny_world import DIM, make_workspace, tune_config
-from xrec.config import TuneConfig
+from xrec.config import ConfigError, TuneConfig
+from xrec.embeddings import Embeddings
 from xrec.explainer import tuning
 from xrec.explainer.adapter import AdapterSpec, XRecAdapter, draw_randomness
 from xrec.explainer.batching import collate, plan_epoch
@@ -236,17 +238,22 @@ def test_rows_that_do_not_fit_are_counted(workspace):
     tokenizer = load_backbone(workspace.path("backbone", "model"))[1]
     data = load_tuning_data(workspace, tune_config(), tokenizer)
     assert data.dropped == {"train": 0, "val": 0, "warmup": 0}
-    builder, titles = PromptBuilder(tokenizer), PairTexts.load(workspace).titles
-    shortest = [
-        len(builder.explain(titles[pair["item"]]).token_ids) + len(builder.target(pair["explanation"]))
-        for pair in explained_pairs(workspace, "train").to_pylist()
-    ]
-    limit = int(np.median(shortest))
-    short = load_tuning_data(workspace, tune_config(max_length=limit), tokenizer)
-    assert 0 < short.dropped["train"] == sum(length > limit for length in shortest)
-    assert len(short.train) == sum(length <= limit for length in shortest)
-    with pytest.raises(WorkspaceError, match="max_length = 20"):
-        load_tuning_data(workspace, tune_config(max_length=20), tokenizer)
+    lengths = sorted(len(row) for row in data.train)
+    limit, prompt = lengths[len(lengths) // 2], {"max_profile_tokens": 40, "max_tokens": 150}
+    short = load_tuning_data(workspace, tune_config(max_length=limit, prompt=prompt), tokenizer)
+    assert 0 < short.dropped["train"] == sum(length > limit for length in lengths)
+    assert sorted(len(row) for row in short.train) == [length for length in lengths if length <= limit]
+    shortest = len(PromptBuilder(tokenizer).explain("").token_ids)
+    with pytest.raises(WorkspaceError, match=f"max_length = {shortest + 1}: none of"):
+        tight = tune_config(max_length=shortest + 1, prompt={"max_tokens": shortest})
+        load_tuning_data(workspace, tight, tokenizer)
+
+
+def test_settings_that_leave_explanations_no_room_are_refused(workspace):
+    with pytest.raises(ValueError, match="max_length = 150 leaves no room .* prompt.max_tokens = 150 tokens; raise"):
+        tune_config(max_length=150)
+    with pytest.raises(ConfigError, match="tune.max_length = 257, but the backbone reads at most 256 tokens"):
+        tuning.tune(workspace, tune_config(max_length=257), device="cpu")
 
 
 def test_normalisation_leaves_zero_shot_nodes_out(workspace):
@@ -288,3 +295,127 @@ def test_precision_follows_the_device():
     assert dtype_of(TuneConfig(), torch.device("cpu")) == torch.float32
     assert dtype_of(TuneConfig(), torch.device("cuda")) == torch.bfloat16
     assert dtype_of(TuneConfig(precision="float32"), torch.device("cuda")) == torch.float32
+
+
+class BadEngine(TorchEngine):
+    """Breaks chosen steps, counted from 0: a loss that is NaN, or a gradient of the user's vectors that is infinite."""
+
+    def __init__(self, model, config, bad_losses=(), bad_gradients=()):
+        super().__init__(model, config)
+        self.bad_losses, self.bad_gradients, self.calls = bad_losses, bad_gradients, 0
+        user = model.adapter.user
+        user.register_forward_hook(lambda module, args, output: self._poison(output))
+
+    def _poison(self, output):
+        if output.requires_grad and self.calls in self.bad_gradients:
+            output.register_hook(lambda gradient: gradient / 0.0)
+        return output
+
+    def losses(self, batch, randomness=None):
+        found = super().losses(batch, randomness)
+        return found * float("nan") if found.requires_grad and self.calls in self.bad_losses else found
+
+    def step(self, learning_rate, apply=True):
+        self.calls += 1
+        return super().step(learning_rate, apply)
+
+
+@pytest.mark.parametrize("fault", ["bad_losses", "bad_gradients"])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(workspace, fault):
+    config, saved = tune_config(warmup_epochs=0), {}
+    model, data = build(workspace, config)
+    engine, log = BadEngine(model, config, **{fault: (2, 5)}), Log()
+    snapshots = Log()
+
+    def record(step, figures):
+        log(step, figures)
+        snapshots.append((step, engine.state()))
+
+    progress = Tuner(engine, data, config, log=record, save=lambda p: saved.update({p.step: p.skipped})).run()
+    assert [step for step, figures in log if "train/skipped" in figures] == [3, 6]
+    assert progress.skipped == 2 and progress.skipped_in_a_row == 0
+    states = dict(snapshots)
+    for step in (3, 6):
+        for kind in ("weights", "moments"):
+            before, after = getattr(states[step - 1], kind), getattr(states[step], kind)
+            assert all(torch.equal(before[name], after[name]) for name in before), f"step {step} moved {kind}"
+        assert not all(torch.equal(states[step].weights[n], states[step + 1].weights[n]) for n in states[3].weights)
+    assert all(torch.isfinite(value).all() for value in progress.best.values())
+    assert tuning.final_metrics(progress, data)["steps_skipped"] == 2
+
+
+def test_a_run_that_stays_not_finite_ends_and_says_where(workspace):
+    config = tune_config(warmup_epochs=0)
+    model, data = build(workspace, config)
+    before = {name: value.clone() for name, value in model.adapter.state_dict().items()}
+    with pytest.raises(tuning.TuningDiverged, match=r"steps 1 to 3 of \d+ .*user \d+, item \d+.*learning rate .*lower"):
+        Tuner(BadEngine(model, config, bad_losses=range(99)), data, config).run()
+    assert all(torch.equal(before[name], value) for name, value in model.adapter.state_dict().items())
+
+
+def test_a_validation_that_is_not_finite_is_never_the_best(workspace):
+    config = tune_config(warmup_epochs=0, patience=99)
+    model, data = build(workspace, config)
+
+    class Blind(Tuner):
+        found = iter([float("nan"), float("nan"), 2.0, 2.0, float("inf"), float("inf")])
+
+        def validate(self, shuffled=False):
+            return next(self.found, 3.0)
+
+    progress = Blind(TorchEngine(model, config), data, config).run()
+    assert (progress.best_step, progress.best_loss) == (10, 2.0)
+
+    class Never(Tuner):
+        def validate(self, shuffled=False):
+            return float("nan")
+
+    with pytest.raises(tuning.TuningDiverged, match="validation losses was finite"):
+        Never(TorchEngine(model, config), data, config).run()
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
+    adapter = XRecAdapter(AdapterSpec(4, 6, experts=2))
+    bad = {"a": torch.tensor([1.0, float("nan")])}
+    with pytest.raises(ValueError, match="checkpoint of step 7 .* 1 of 2 values of 'a' are not finite"):
+        save_checkpoint(tmp_path, EngineState(bad), Progress(step=7), adapter.spec)
+    save_checkpoint(tmp_path, EngineState({"a": torch.ones(2)}), Progress(step=7), adapter.spec)
+    save_file(bad, tmp_path / "adapter.safetensors")
+    with pytest.raises(ValueError, match="adapter.safetensors: 1 of 2 values of 'a'"):
+        load_checkpoint(tmp_path)
+
+
+def test_embeddings_that_are_not_finite_are_rejected(tmp_path):
+    broken = make_workspace(tmp_path)
+    stage = broken.stage("embed", {}, force=True)
+    user = torch.randn(3, 14, DIM)
+    user[0, 2, 1] = float("inf")
+    Embeddings(user, torch.randn(3, 10, DIM)).save(f"{broken.root}/embed/embeddings.safetensors")
+    stage.finish({})
+    with pytest.raises(ValueError, match="embeddings.safetensors: 1 of .* values of 'user' are not finite"):
+        build(broken, tune_config())
+
+
+def test_row_limits_choose_by_the_seed(workspace):
+    tokenizer = load_backbone(workspace.path("backbone", "model"))[1]
+    whole = load_tuning_data(workspace, tune_config(), tokenizer)
+    few, again, other = (
+        load_tuning_data(workspace, tune_config(max_train_rows=9, max_validation_rows=4, seed=s), tokenizer)
+        for s in (1, 1, 2)
+    )
+    pairs = [[(row.user, row.item) for row in data.train] for data in (whole, few, again, other)]
+    assert len(pairs[1]) == 9 and len(few.validation) == 4 and len(whole.validation) > 4
+    assert pairs[1] == pairs[2] != pairs[3] and set(pairs[1]) < set(pairs[0])
+
+
+@pytest.mark.parametrize("normalize", ["none", "standardize"])
+@pytest.mark.parametrize("align", ["none", "profiles"])
+def test_vectors_start_in_units_of_the_backbones_embeddings(workspace, normalize, align):
+    config = tune_config(adapter={"normalize": normalize, "initial_scale": 0.25}, align=align)
+    model, data = build(workspace, config)
+    table = model.backbone.get_input_embeddings().weight
+    expected = 0.25 * float(table.square().mean().sqrt())
+    trained = ~workspace.read_table("preprocess", "users")["zero_shot"].to_numpy()
+    with torch.no_grad():
+        vectors = model.adapter.user(data.user[torch.from_numpy(trained)])
+    assert float(vectors.square().mean().sqrt()) == pytest.approx(expected, rel=1e-3)

@@ -1,4 +1,4 @@
-"""Which rows tuning explains, and where the adapter's starting point comes from."""
+"""Where the adapter's starting point comes from."""
 
 import shutil
 
@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from tests.tiny_world import make_workspace, tune_config
-from xrec import tables
 from xrec.explainer.model import load_backbone
-from xrec.explainer.pairs import explained_pairs
 from xrec.explainer.tuning import assemble, final_metrics
-from xrec.explainer.tuning_data import load_tuning_data
 from xrec.explainer.tuning_engine import Progress
-from xrec.workspace import Workspace, WorkspaceError
+from xrec.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +27,6 @@ def workspace(folder):
 def start(workspace, **changes):
     path = workspace.path("backbone", "model")
     return assemble(workspace, tune_config(**changes), path, *load_backbone(path))
-
-
-def test_unread_rows_are_those_the_backbone_has_not_read(workspace):
-    tokenizer = load_backbone(workspace.path("backbone", "model"))[1]
-    train = [(p["user"], p["item"]) for p in explained_pairs(workspace, "train").to_pylist()]
-    for read in (train[:10], train):
-        rows = tables.from_rows("read_pairs", [{"user": u, "item": i} for u, i in read])
-        workspace.write_table(rows, "backbone", "read_pairs")
-        if read == train:
-            with pytest.raises(WorkspaceError, match=r"backbone\.share below 1"):
-                load_tuning_data(workspace, tune_config(rows="unread"), tokenizer)
-        else:
-            data = load_tuning_data(workspace, tune_config(rows="unread"), tokenizer)
-            assert sorted((r.user, r.item) for r in data.train) == sorted(set(train) - set(read))
-    assert len(load_tuning_data(workspace, tune_config(), tokenizer).train) == len(train)
 
 
 def test_alignment_moves_the_adapter_unless_switched_off(workspace):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.random_models import train_tokenizer
 from xrec.config.profile import TEXT_KINDS, WritingPrompts
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.profiles.prompts import INSTRUCTIONS, SCHEMAS, Prompts
 
 HOSTILE = [

@@ -7,11 +7,11 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ray_jobs import baseline
+from tests.random_models import train_tokenizer
 from tests.unit.baselines.worlds import FEATURES, make_workspace
 from xrec.baselines.corpus import Texts
 from xrec.config import ExplainConfig
 from xrec.config.baseline import BaselineConfig
-from xrec.explainer.backbone_corpus import train_tokenizer
 from xrec.explainer.pairs import explained_pairs
 from xrec.explainer.requests import collect_requests
 from xrec.metric_logging import read_metrics

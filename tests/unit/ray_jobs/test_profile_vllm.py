@@ -4,12 +4,13 @@ import json
 
 import pyarrow as pa
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from ray_jobs import profile_engine, profile_vllm
 from ray_jobs.resources import ClusterShape, refuse_impossible, section_demands
+from tests.random_models import train_tokenizer
 from xrec.config import ConfigError, ProfileConfig
-from xrec.explainer.backbone_corpus import train_tokenizer
+from xrec.explainer.vllm_failures import VARIABLE
 from xrec.profiles import parts
 from xrec.profiles.answers import FatalError
 from xrec.profiles.prompts import SCHEMAS
@@ -51,17 +52,18 @@ def _result(row, text, block=0, of=2, tokens=5, error=""):
 
 
 def test_engine_settings_on_cpus_and_gpus(tmp_path):
-    made = profile_engine.engine_config(_config(tmp_path, compute={"engine": {"dtype": "float32"}}), blocks=2)
+    made = profile_engine.engine_config(_config(tmp_path, compute={"engine": {"dtype": "float32"}}), 2, "/failures")
     assert made.engine_kwargs["dtype"] == "float32" and made.batch_size == 2 and made.concurrency == (1, 2)
     assert [(b["CPU"], b["GPU"]) for b in made.placement_group_config["bundles"]] == [(1.0, 0.0)]
     assert made.runtime_env["env_vars"]["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
     assert made.should_continue_on_error
     compute = {"gpus_per_actor": 2, "cpus_per_actor": 4, "engine_environment": {"A": "b"}}
-    made = profile_engine.engine_config(_config(tmp_path, compute=compute), blocks=9)
+    made = profile_engine.engine_config(_config(tmp_path, compute=compute), 9, "/failures")
     assert made.engine_kwargs["tensor_parallel_size"] == 2 and made.concurrency == (1, 3)
     assert [(b["CPU"], b["GPU"]) for b in made.placement_group_config["bundles"]] == [(2.0, 1.0)] * 2
-    assert made.runtime_env["env_vars"] == {"VLLM_NO_USAGE_STATS": "1", "A": "b"}
-    half = profile_engine.engine_config(_config(tmp_path, compute={"gpus_per_actor": 0.5}), blocks=9)
+    assert made.runtime_env["env_vars"] == {"VLLM_NO_USAGE_STATS": "1", "A": "b", VARIABLE: "/failures"}
+    assert "kv_cache_memory_bytes" not in made.engine_kwargs
+    half = profile_engine.engine_config(_config(tmp_path, compute={"gpus_per_actor": 0.5}), 9, "/failures")
     assert [b["GPU"] for b in half.placement_group_config["bundles"]] == [0.5]
 
 
@@ -93,7 +95,7 @@ def test_a_model_without_a_chat_template_needs_one(tmp_path, tokenizer):
     for template in (TEMPLATE, str(tmp_path / "template.jinja")):
         config = _config(tmp_path, compute={"engine": {"chat_template": template}})
         assert profile_engine.load_chat_tokenizer(config).chat_template == TEMPLATE
-        assert "chat_template" not in profile_engine.engine_config(config, 1).engine_kwargs
+        assert "chat_template" not in profile_engine.engine_config(config, 1, "/failures").engine_kwargs
 
 
 def test_a_template_that_takes_no_system_message_is_refused(tmp_path, tokenizer):
@@ -106,7 +108,33 @@ def test_the_innermost_error_of_an_engine_is_shown(tmp_path):
     traceback = "\x1b[36mray::Map()\x1b[39m\n  line 3\nOuterError: no\n\nInnerError: 1 mistake\n  dtype: float7\n"
     error = profile_engine.start_error(_config(tmp_path), ValueError(traceback))
     # What follows, where a Ray session is there, says where its logs are.
-    assert str(error).partition("; the engine's log")[0].endswith("failed: InnerError: 1 mistake dtype: float7")
+    assert "failed: InnerError: 1 mistake dtype: float7; set what it starts with by profile.compute.eng" in str(error)
+
+
+def test_what_failed_in_a_process_of_the_engine_replaces_an_error_that_points_to_it(tmp_path):
+    config, cause = _config(tmp_path), "ValueError: 1 GiB of 2"
+    vague = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+    assert f"failed: {cause}; set" in str(profile_engine.start_error(config, RuntimeError(vague), cause))
+    # One from an earlier engine, say, which has been started again.
+    assert "failed: ValueError: other; set" in str(
+        profile_engine.start_error(config, ValueError("ValueError: other"), cause)
+    )
+    assert "See root cause above" in str(profile_engine.start_error(config, RuntimeError(vague), None))
+
+
+def test_the_cache_of_an_engine_on_a_cpu_has_a_size_unless_the_settings_have_one(tmp_path):
+    LlamaConfig(max_position_embeddings=8192).save_pretrained(tmp_path / "model")
+
+    def size(**compute):
+        return profile_engine.engine_config(_config(tmp_path, compute=compute), 1, "").engine_kwargs.get(
+            "kv_cache_memory_bytes"
+        )
+
+    # 32 layers of 4096 numbers, twice, of 4 bytes, are 1 MiB a token: one sequence takes more than the usual 4 GiB.
+    assert size() == (8192 + 128) * 2**20
+    assert size(engine={"max_model_len": 1024}) == 4 * 2**30
+    assert size(engine={"gpu_memory_utilization": 0.5}) is None
+    assert size(engine_environment={"VLLM_CPU_KVCACHE_SPACE": "2"}) is None
 
 
 def test_an_absent_vllm_is_named(tmp_path):

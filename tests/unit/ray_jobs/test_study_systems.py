@@ -11,7 +11,7 @@ from xrec.workspace import Workspace
 
 @pytest.fixture(scope="module")
 def settings():
-    overrides = ["tune.prompt.profiles=true", "backbone.hidden=96", "backbone.heads=4", "backbone.kv_heads=4"]
+    overrides = ["tune.prompt.profiles=true", "backbone.pretrained=smollm2"]
     return load_config(None, [*overrides, "preprocess.k_core=2", "explain.split=val", "explain.limit=7"])
 
 
@@ -30,17 +30,18 @@ def test_every_system_at_every_seed_with_its_own_settings(settings):
     assert full.config.tune.injection == "input" and full.config.tune.prompt.profiles
     assert bare.config.tune.injection == "none" and not bare.config.tune.prompt.profiles
     assert full.own == ("tune", "explain", "evaluate")
-    # The backbone of the workspace has read prompts with profiles: without them it is another one.
-    assert full.shared == runs["without_injection", 0].shared == ()
-    assert bare.shared == ("backbone",) and not bare.config.backbone.prompt.profiles
+    # One backbone, whatever the prompt.
+    assert {run.shared for run in runs.values()} == {()}
 
 
-def test_systems_that_ask_for_the_same_backbone_share_it(settings, tmp_path):
-    runs = by_name(plan(settings, AblateConfig()))
+def test_systems_that_ask_for_another_backbone_share_it(settings, tmp_path):
+    large = {"backbone.pretrained": "org/large"}
+    systems = {"xrec": {}, "large": large, "large_off": large | {"tune.injection": "none"}}
+    runs = by_name(plan(settings, StudyConfig(systems=systems)))
     base = Workspace(tmp_path)
-    places = {name: runs[name, 0].workspace(base).path("backbone") for name in ("without_profiles", "without_both")}
-    assert len(set(places.values())) == 1
-    assert runs["xrec", 0].workspace(base).path("backbone") == base.path("backbone")
+    assert runs["large", 0].shared == ("backbone",)
+    places = {name: runs[name, 0].workspace(base).path("backbone") for name in systems}
+    assert places["large"] == places["large_off"] != base.path("backbone") == places["xrec"]
 
 
 def test_baselines_are_asked_for_the_pairs_that_xrec_explains(settings):
