@@ -5,7 +5,6 @@ they would hold the frozen model, load by pickle, and fit one number of workers 
 alone, in full tensors. `DS_ACCELERATOR=cpu` must be in the environment before this module is imported without a GPU.
 """
 
-import math
 from contextlib import contextmanager
 from typing import Any
 
@@ -127,7 +126,7 @@ class DeepSpeedEngine:
         # DeepSpeed averages gradients over the workers; the loop wants their sum.
         self.engine.backward(loss * self.world)
 
-    def step(self, learning_rate: float, apply: bool = True) -> float:
+    def step(self, learning_rate: float, apply: bool = True) -> bool:
         bad = self.total([float(self.engine.module.take_bad_gradients())])[0]
         applied = apply and not bad
         # DeepSpeed has no way to drop gradients that holds at every stage; at rate 0 the weights stay what they are.
@@ -135,8 +134,7 @@ class DeepSpeedEngine:
             group["lr"] = learning_rate if applied else 0.0
         self.engine.step()
         self.steps += 1
-        norm = self.engine.get_global_grad_norm()
-        return math.nan if not applied else 0.0 if norm is None else float(norm)
+        return applied
 
     def total(self, values: list[float]) -> list[float]:
         summed = torch.tensor(values, dtype=torch.float64, device=self.engine.device)

@@ -20,7 +20,8 @@ def run_group(
 ) -> list[list[dict[str, Any]]]:
     """What each rank saw in each case: `result[case][rank]` with losses, validations, share of the backbone, weights.
 
-    A case is changes to `tune_config`, and optionally `stop` (end after so many steps), `save` and `resume` (folders).
+    A case is changes to `tune_config`, and optionally `stop` (end after so many steps), `save` and `resume` (folders), and
+    `bad` (a step, counted from 0, whose gradient is infinite on the last worker).
     """
     port = free_port()
     mp.spawn(_worker, args=(world, port, workspace.uri, cases, str(folder)), nprocs=world)
@@ -45,7 +46,7 @@ def _worker(rank: int, world: int, port: int, uri: str, cases: list[dict[str, An
 def _run(workspace: Workspace, case: dict[str, Any]) -> dict[str, Any]:
     from ray_jobs.deepspeed_engine import DeepSpeedEngine, input_embeddings, load_frozen_backbone
 
-    stop, save, resume = case.pop("stop", None), case.pop("save", None), case.pop("resume", None)
+    stop, save, resume, bad = (case.pop(name, None) for name in ("stop", "save", "resume", "bad"))
     config, place = tune_config(**case), torch.device("cpu")
     dtype = dtype_of(config, place)
     with backbone_folder(workspace, config.backbone) as path:
@@ -54,6 +55,8 @@ def _run(workspace: Workspace, case: dict[str, Any]) -> dict[str, Any]:
     state, progress, spec = load_checkpoint(resume) if resume else (None, Progress(), model.adapter.spec)
     engine = DeepSpeedEngine(model, config, dtype, state)
     figures: list[tuple[int, dict[str, float]]] = []
+    if bad is not None and engine.rank == engine.world - 1:
+        model.adapter.user.register_forward_hook(lambda module, args, output: _poison(output, engine.steps == bad))
     tuner = Tuner(engine, data, config, config.compute.micro_batch, lambda step, f: figures.append((step, f)))
     if stop:
         tuner.steps, tuner.config = stop, config.model_copy(update={"validate_every": 10**6})
@@ -67,3 +70,9 @@ def _run(workspace: Workspace, case: dict[str, Any]) -> dict[str, Any]:
     share = engine.frozen_share()
     engine.close()
     return {"figures": figures, "weights": state.weights, "share": share, "best": progress.best}
+
+
+def _poison(vectors: torch.Tensor, now: bool) -> torch.Tensor:
+    if now and vectors.requires_grad:
+        vectors.register_hook(lambda gradient: gradient / 0.0)
+    return vectors

@@ -64,6 +64,14 @@ def outcome(workspace, tmp_path_factory):
             "compute": {"zero_stage": 3, "deepspeed": SHARD_ALL},
             "resume": str(folder / "one_worker"),
         },
+        "zero3, a bad step": {
+            **SHORT,
+            "compute": {"zero_stage": 3, "deepspeed": SHARD_ALL},
+            "bad": 4,
+        },
+        "zero0, a bad step": {**SHORT, "compute": {"zero_stage": 0}, "bad": 4},
+        "zero1, a bad last step": {**SHORT, "compute": {"zero_stage": 1}, "bad": STOP - 1, "stop": STOP},
+        "zero1, one step less": {**SHORT, "compute": {"zero_stage": 1}, "stop": STOP - 1},
         "bfloat16": {**SHORT, "precision": "bfloat16", "compute": {"zero_stage": 3, "deepspeed": SHARD_ALL}},
     }
     results = run_group(workspace, 2, list(cases.values()), folder)
@@ -110,6 +118,20 @@ def test_other_stages_agree_too(outcome, short_reference, case):
     result = outcome[0][case][0]
     agree(by_step(result["figures"]), short_reference[0])
     same_weights(result["weights"], short_reference[1])
+
+
+def test_a_step_that_is_not_finite_on_one_worker_is_skipped_on_all(outcome, short_reference):
+    results = outcome[0]
+    for case in ("zero3, a bad step", "zero0, a bad step"):
+        found = by_step(results[case][0]["figures"])
+        assert [key for key in found if "skipped" in key[1]] == [(5, "train/skipped")], case
+        before = {key: value for key, value in found.items() if key[0] <= 5 and "skipped" not in key[1]}
+        agree(before, short_reference[0])
+        for rank in results[case]:
+            assert all(torch.isfinite(value).all() for value in rank["weights"].values())
+            same_weights(rank["weights"], results[case][0]["weights"], tolerance=0)
+    # The skipped step leaves the weights where they were a step before.
+    same_weights(results["zero1, a bad last step"][0]["weights"], results["zero1, one step less"][0]["weights"], 1e-6)
 
 
 def test_bfloat16_stays_near(outcome, short_reference):

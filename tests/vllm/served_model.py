@@ -17,7 +17,7 @@ from tests.vllm.conftest import ENGINE, ENVIRONMENT
 
 
 @contextmanager
-def served_model(model: str, name: str, log: Path, *options: str, threads: int = 1) -> Iterator[str]:
+def served_model(model: str, name: str, log: Path, *options: str) -> Iterator[str]:
     """Starts `vllm serve`, and ends it.
 
     Args:
@@ -25,7 +25,6 @@ def served_model(model: str, name: str, log: Path, *options: str, threads: int =
         name: by which the server knows it.
         log: a file for what the server says.
         options: of the server's command line.
-        threads: CPU threads of the model.
 
     Yields:
         The server's address, without a path.
@@ -35,7 +34,6 @@ def served_model(model: str, name: str, log: Path, *options: str, threads: int =
     command += ["--host", "127.0.0.1", "--served-model-name", name, "--enforce-eager", "--dtype", "float32"]
     command += ["--max-model-len", str(ENGINE["max_model_len"]), "--block-size", "32", *options]
     environment = os.environ | ENVIRONMENT | {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-    environment["OMP_NUM_THREADS"] = str(threads)
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:

@@ -1,6 +1,5 @@
 """A pretrained model as the writer: `xrec profile` has SmolLM2, behind vLLM's own server, read raw reviews."""
 
-import os
 import re
 import urllib.request
 from collections import Counter
@@ -20,7 +19,7 @@ MAX_WORDS = 50
 @pytest.fixture(scope="module")
 def server(smollm2, tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
-    with served_model(smollm2, "smollm2", log, threads=os.cpu_count() or 1) as address:
+    with served_model(smollm2, "smollm2", log) as address:
         yield address
 
 

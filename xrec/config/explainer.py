@@ -147,7 +147,7 @@ class TuneConfig(Section):
         default=None, ge=1, description="validate on so many validation pairs, drawn by the seed; default: all"
     )
     batch_size: Count = Field(default=32, description="rows per step, over all workers")
-    learning_rate: Rate = 3e-3
+    learning_rate: Rate = 1e-2
     weight_decay: float = Field(default=1e-2, ge=0)
     warmup_share: Share = Field(default=0.05, description="share of the steps in which the learning rate rises")
     schedule: Literal["cosine", "constant"] = Field(

@@ -134,11 +134,10 @@ DETAILS = (
 ATTRIBUTES = '{{"city": "{city}", "neighbourhood": "{neighbourhood}", "kind": "{kind}", "good_for": "{occasion}"}}'
 DESCRIPTION = "A {kind} in {neighbourhood}, {city}, run by {host}, with {detail}."
 
-# Explanations: why this user, then a little of what else is there. The first of each are the plainest, and say nothing
-# of a place that the first sentence of its profile does not.
+# Explanations: why this user, then a little of what else is there. The first of each are the plainest.
 EXPLANATION_REASONS = (
-    "The user would enjoy {title} for its {feature}",
-    "For {any}, the user would choose {title}",
+    "The user enjoys {title} because it offers {any}",
+    "The user likes {title} because it has {any}",
     "The user keeps returning to places with {any}, so {title} should please them",
     "{title} should win the user over with its {feature}, a favourite of theirs",
     "Because the user picks places for their {feature}, {title} is an easy choice",
@@ -159,6 +158,7 @@ EXPLANATION_REASONS = (
     "A place with {any} rarely fails the user, and {title} is one",
 )
 EXPLANATION_EXTRAS = (
+    ".",
     ". {host} runs the {kind} in {neighbourhood}.",
     ", at the {kind} of {host} in {neighbourhood}.",
     ". The {kind} also suits {occasion}.",

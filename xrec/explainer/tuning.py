@@ -166,9 +166,8 @@ class Tuner:
             summed += float(loss.detach())
         rate = self._learning_rate(phase, step - phase.first_step)
         loss_per_token = self.engine.total([summed])[0] / tokens
-        norm = self.engine.step(rate, apply=math.isfinite(loss_per_token))
-        taken = math.isfinite(loss_per_token) and math.isfinite(norm)
-        metrics = {"nll_per_token": loss_per_token, "gradient_norm": norm, "learning_rate": rate}
+        taken = self.engine.step(rate, apply=math.isfinite(loss_per_token))
+        metrics = {"nll_per_token": loss_per_token, "learning_rate": rate}
         metrics |= {} if taken else {"skipped": 1.0}
         return {f"{phase.name}/{name}": value for name, value in metrics.items()}, taken
 

