@@ -9,11 +9,11 @@ import pytest
 from tests.raw_world import expected_keys, keys, make_raw_workspace, profile_config
 from tests.vllm.served_model import served_model
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 TABLES = {"item_profiles": "profile", "user_profiles": "profile", "explanations": "explanation"}
 # What `xrec profile` calls answers that are of no use.
 REASONS = {"not_json", "empty", "too_long", "refused", "cut_off"}
-MAX_WORDS = 50
+MAX_WORDS, EXPLAINED = 50, 20
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +34,15 @@ def test_every_row_is_an_answer_or_a_named_failure_and_every_token_is_booked(ray
     from ray_jobs.profile import run
 
     workspace = make_raw_workspace(tmp_path / "w", users=15, items=15, interactions=4)
-    compute = {"concurrency": 8, "request_timeout": 300.0, "deadline": 600.0}
-    config = profile_config(
-        f"{server}/v1", compute, model="smollm2", max_words=MAX_WORDS, max_tokens=120, reviews_per_item=3
-    )
+    compute = {"concurrency": 8, "request_timeout": 600.0, "deadline": 1200.0}
+    size = {"max_words": MAX_WORDS, "max_tokens": 80, "reviews_per_item": 3, "explained_pairs": EXPLAINED}
+    config = profile_config(f"{server}/v1", compute, model="smollm2", **size)
     summary = run(workspace, config)
     rows = {table: workspace.read_table("profile", table).to_pylist() for table in TABLES}
     for table, wanted in expected_keys(workspace).items():
-        assert keys(rows[table], table) == wanted, table
+        found = keys(rows[table], table)
+        assert found == wanted or (table == "explanations" and set(found) < set(wanted)), table
+    assert len(rows["explanations"]) == EXPLAINED
     every = [(table, row) for table in TABLES for row in rows[table]]
     failed = Counter(f"{table}: {row['error'].partition(':')[0]}" for table, row in every if row["status"] != "ok")
     attempts = sum(row["attempts"] for _, row in every)
