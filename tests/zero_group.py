@@ -20,8 +20,8 @@ def run_group(
 ) -> list[list[dict[str, Any]]]:
     """What each rank saw in each case: `result[case][rank]` with losses, validations, share of the backbone, weights.
 
-    A case is changes to `tune_config`, and optionally `stop` (end after so many steps), `save` and `resume` (folders), and
-    `bad` (a step, counted from 0, whose gradient is infinite on the last worker).
+    A case is changes to `tune_config`, and optionally `stop` (end after so many steps), `save` and `resume` (folders),
+    and `bad` (a step, counted from 0, whose gradient is infinite on the last worker).
     """
     port = free_port()
     mp.spawn(_worker, args=(world, port, workspace.uri, cases, str(folder)), nprocs=world)

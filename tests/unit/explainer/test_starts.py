@@ -20,8 +20,8 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("align", ["none", "explanations"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_model_writes_stays_about_as_probable(world, family, align):
-    """Of a model's own samples, which lose by any change, vectors at a tenth of the embeddings cost a small part of what
-    vectors as large as weights of ordinary size write (3.7 times the embeddings) do, in every mode that the model allows.
+    """A model's own samples lose by any change: vectors of a tenth of the embeddings cost them a small part of what
+    those of 3.7 times the embeddings do, which is what weights of ordinary size write without an output scale.
     """
     workspace, tokenizer = world
     for mode in MODES:
